@@ -1,0 +1,181 @@
+"""The network that every other script shares: 784-500-10, fully connected.
+
+    pictures [n, 784], 0 = paper .. 1 = ink  ->  500 ReLU units  ->  scores [n, 10]
+
+Beside it stands what the other four have in common: the folders, the moving average of the weights, the way from
+a folder of checkpoints to a restored network, and the one sentence with which a script ends when a user can cure
+what is wrong.  Nothing is run from here.
+
+Imports go one way: forward <- app <- generateds <- backward; forward and generateds <- test.
+"""
+
+import contextlib
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def quiet_start():
+    """Keep TensorFlow's start-up notes off the screen; errors come as exceptions and are still seen."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # The note about missing CUDA drivers is written past that setting, straight to file descriptor 2.
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+with quiet_start():
+    import tensorflow.compat.v1 as tf
+
+    tf.logging.set_verbosity(tf.logging.FATAL)
+    tf.disable_v2_behavior()
+
+INPUT_NODE = 784  # 28x28 pixels
+LAYER1_NODE = 500
+OUTPUT_NODE = 10
+
+HERE = Path(__file__).resolve().parent
+DATA_PATH = HERE / "data"
+MODEL_SAVE_PATH = HERE / "model"
+MODEL_NAME = "mnist_model"
+# Lecture: 0.99.  At 0.999 the average covers the last 1,000 steps, which the cosine decay has made quiet by then.
+MOVING_AVERAGE_DECAY = 0.999
+
+
+class UserError(Exception):
+    """Something that the person at the keyboard can cure; the text is one sentence that says what and how."""
+
+
+def run(main):
+    """Run a script's `main` and turn what a user can cause into one sentence and exit status 1."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f"{error.filename or 'Reading or writing'}: {error.strerror or error}.")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def get_weight(shape, regularizer):
+    """Weights [rows, columns], float32; their L2 term joins the collection `losses` (lecture: 0.0001)."""
+    w = tf.Variable(tf.truncated_normal(shape, stddev=0.1))
+    if regularizer is not None:
+        tf.add_to_collection("losses", regularizer * tf.nn.l2_loss(w))
+    return w
+
+
+def get_bias(shape):
+    """Biases [columns], float32, zero."""
+    return tf.Variable(tf.zeros(shape))
+
+
+def forward(x, regularizer):
+    """The network of the lecture.
+
+    The variables stay unnamed, as in the lecture (`Variable`, `Variable_1`, ...), so that a network trained by its
+    program is restored by this one.  Build the network before anything else that makes unnamed variables.
+
+    Args:
+      x: float32 [n, 784], 0 = paper .. 1 = ink.
+      regularizer: weight of the L2 terms added to the collection `losses`; None where nothing is trained.
+
+    Returns:
+      float32 [n, 10], the scores before the softmax.
+    """
+    w1 = get_weight([INPUT_NODE, LAYER1_NODE], regularizer)
+    b1 = get_bias([LAYER1_NODE])
+    y1 = tf.nn.relu(tf.matmul(x, w1) + b1)
+
+    w2 = get_weight([LAYER1_NODE, OUTPUT_NODE], regularizer)
+    b2 = get_bias([OUTPUT_NODE])
+    return tf.matmul(y1, w2) + b2
+
+
+def averaged_variables():
+    """{name of a moving average in the checkpoint: the network's variable that takes its value}."""
+    return tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY).variables_to_restore(tf.trainable_variables())
+
+
+def stored_step(checkpoint):
+    """The training step that a checkpoint's name ends in: `model/mnist_model-2000` -> 2000."""
+    return int(re.search(r"-(\d+)$", checkpoint).group(1))
+
+
+def checkpoints(model):
+    """Paths of the checkpoints in the folder `model`, the newest first; [] where there is none.
+
+    The file `checkpoint` says which is the newest (lecture 6.1); by their names alone come those it does not name,
+    for the day it is lost or names one that was damaged.  Its paths may be from before the folder was moved.
+    """
+    try:
+        ckpt = tf.train.get_checkpoint_state(str(model))
+    except ValueError:  # not UTF-8
+        ckpt = None
+    named = [ckpt.model_checkpoint_path, *reversed(ckpt.all_model_checkpoint_paths)] if ckpt else []
+    found = [path.stem for path in Path(model).glob("*-*.index") if re.search(r"-\d+$", path.stem)]
+    names = [os.path.basename(path) for path in named] + sorted(found, key=stored_step, reverse=True)
+    return [str(Path(model) / name) for name in dict.fromkeys(names)]
+
+
+def require_same_network(checkpoint, variables):
+    """Raise UserError unless the checkpoint holds every one of `variables`, {name: tf.Variable}, in its shape."""
+    stored = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+    for name, variable in variables.items():
+        ours = variable.shape.as_list()
+        if name not in stored:
+            raise UserError(
+                f"{checkpoint} was written by another program, it has no {name!r}: name another --model folder."
+            )
+        if stored[name] != ours:
+            raise UserError(
+                f"{checkpoint} is another network, {name!r} is {stored[name]} there and {ours} here: "
+                "name another --model folder."
+            )
+
+
+def restore_newest(sess, saver, variables, model):
+    """Restore the newest whole checkpoint of the folder `model`; a damaged one is named and passed over.
+
+    Args:
+      sess: the session whose variables take the values.
+      saver: tf.train.Saver(variables).
+      variables: {name in the checkpoint: tf.Variable}.
+      model: folder.
+
+    Returns:
+      The path restored, or None where the folder holds no checkpoint.
+
+    Raises:
+      UserError: the checkpoint is another network's, or there are checkpoints and none is whole.
+    """
+    damaged = []
+    for _ in range(5):
+        paths = checkpoints(model)
+        for path in paths:
+            try:
+                require_same_network(path, variables)
+                saver.restore(sess, path)
+            except (tf.errors.OpError, ValueError, RuntimeError):
+                damaged.append(path)
+                continue
+            # One that is gone was deleted by a trainer that has saved meanwhile: no damage.
+            for other in (other for other in dict.fromkeys(damaged) if os.path.exists(other + ".index")):
+                print(f"{other} is damaged and passed over; restored {path} instead.", file=sys.stderr)
+            return path
+        if not paths:
+            return None
+        time.sleep(0.5)  # a trainer may just have deleted all that were found, or not be done with its first
+    raise UserError(
+        f"{model} holds no whole checkpoint, {os.path.basename(damaged[0])} is damaged: put a copy back, or empty "
+        "the folder and run mnist_backward.py to train anew."
+    )
