@@ -1,0 +1,737 @@
+"""Reads pictures of handwritten digits (lecture 6.1): a photo in, the number out.
+
+    python mnist_app.py                       # asks, as the lecture does, how many pictures and for their paths
+    python mnist_app.py pic/*.png             # one line a picture: path, number, probability
+    python mnist_app.py --json pic/           # the same for programs, one JSON object a line
+    python mnist_app.py --look seen/ pic/     # and pictures of what was found, what the network saw, what it answered
+
+restores the averaged weights of the newest checkpoint in model/ once, after mnist_backward.py has trained them.
+"""
+
+import argparse
+import functools
+import glob
+import itertools
+import json
+import os
+import sys
+import textwrap
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+import mnist_forward
+from mnist_forward import INPUT_NODE, MODEL_SAVE_PATH, UserError, tf
+
+# The picture as opened.  A hand-written number fills at least a twentieth of its photo, so at 1,000 pixels
+# a digit is still 50 high, more than twice what the network sees: more pixels only cost time.
+LONGEST_SIDE = 1000
+SHORTEST_SIDE = 112  # a 28x28 picture enlarged four times: a stroke is then several pixels wide and has edges
+MOST_PIXELS = 100_000_000  # a bigger claim is no photo of a digit but a decompression bomb
+ONE_DIGIT_SIDE = 40  # two legible digits side by side do not fit in so few pixels
+
+# Paper and ink.
+WIDEST_STROKE = 0.3  # of the short side; what is wider is paper, shadow or table, never a pen's stroke
+NOISE_FACTOR = 6.0  # ink stands out from the paper's grain by more than its rare extremes (4-5 deviations)
+LEAST_CONTRAST = 0.035  # of the full range: an eye, too, sees no writing in less than 9 of 255 levels
+EDGE = 0.4  # of the ink's contrast: a stroke ends there; below one half, for the pen that ran dry
+PAPER_WINDOW = 4  # strokes wide: paper is seen round every stroke, also where two of them meet
+RULING = 1 / 60  # of the picture: a printed line is thinner than that, a sheet shows few of them
+PRESSURE = 0.4  # of the digit's full ink: a paler stroke is brought up to it, a still paler one is a smudge
+
+# Strokes, in units of the digit's height.
+SPECK = 0.12  # a dot of this size is no stroke of a digit
+FRAGMENT = 0.5  # a smaller piece is not a digit by itself: the hat of a 5, the bar of a broken 4
+NEAR = 0.25  # how far a fragment may lie from the digit that it belongs to
+
+# MNIST's form.
+SIDE = 28
+BOX = 20
+FINE = 4  # strokes are measured and mended at four times MNIST's resolution
+THINNEST, THICKEST = 1.9, 3.6  # MNIST's own strokes, pixels of its 20-pixel box: 5th and 95th percentile
+
+
+AT_ONCE = 32  # pictures prepared and read together
+LEAST_SURE = 0.5  # a digit less probable than that is none
+
+
+class PictureError(Exception):
+    """One sentence: what is wrong with a picture and what cures it."""
+
+
+class Digit(NamedTuple):
+    """One digit of a picture: box (left, top, right, bottom) in its pixels; pixels float32 [784], ink = 1."""
+
+    box: tuple
+    pixels: np.ndarray
+
+
+# ---------------------------------------------------------------- opening
+
+
+def open_picture(path):
+    """Returns the picture at `path` as float32 [h, w, 3] in 0..1, upright, at most LONGEST_SIDE long."""
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below with a sentence
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise Image.DecompressionBombError
+            image.draft("RGB", (2 * LONGEST_SIDE, 2 * LONGEST_SIDE))  # JPEG: decode at a fraction of the size
+            image = ImageOps.exif_transpose(image)
+            return _shrink(_to_rgb(image))
+    except Image.DecompressionBombError:
+        raise PictureError("claims more than %d million pixels: scale it down." % (MOST_PIXELS // 10**6)) from None
+    except FileNotFoundError:
+        raise PictureError("does not exist: check the path.") from None
+    except IsADirectoryError:
+        raise PictureError("is a folder: name the pictures in it.") from None
+    except PermissionError:
+        raise PictureError("may not be read: change its permissions.") from None
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.UnidentifiedImageError):
+        raise PictureError("is no picture or is damaged: save it again as PNG or JPEG.") from None
+
+
+def _to_rgb(image):
+    """Returns a Pillow image of any mode as mode RGB."""
+    if image.mode[0] in "IF":  # 16 and 32 bits: no agreed white, so their own range is black to white
+        values = np.nan_to_num(np.asarray(image, np.float32))
+        spread = max(float(np.ptp(values)), 1e-9)
+        return Image.fromarray(np.uint8((values - values.min()) / spread * 255)).convert("RGB")
+    if "A" not in image.mode.upper().replace("LAB", "") and "transparency" not in image.info:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    pixels = np.asarray(image, np.float32)
+    weight = pixels[..., 3]
+    shade = (pixels[..., :3].mean(2) * weight).sum() / max(weight.sum(), 1)
+    ground = Image.new("RGBA", image.size, "white" if shade < 128 else "black")
+    return Image.alpha_composite(ground, image).convert("RGB")
+
+
+def _shrink(image):
+    """Returns an RGB image as float32 [h, w, 3] in 0..1, scaled down to LONGEST_SIDE where it is longer."""
+    scale = LONGEST_SIDE / max(image.size)
+    if scale < 1:
+        size = [max(1, round(side * scale)) for side in image.size]
+        image = image.resize(size, Image.BILINEAR, reducing_gap=2.0)
+    return np.asarray(image, np.float32) / 255
+
+
+# ---------------------------------------------------------------- arrays as pictures
+
+
+def resize(grey, height, width, how=Image.BICUBIC):
+    """Returns float32 [h, w] scaled to [height, width], anti-aliased when it shrinks."""
+    return np.asarray(Image.fromarray(np.ascontiguousarray(grey, np.float32)).resize((width, height), how))
+
+
+def running(extreme, grey, size):
+    """Returns np.maximum or np.minimum of `grey` [h, w] over centred windows of `size`: (height, width) or a side."""
+    for axis, side in enumerate(np.broadcast_to(size, 2)):
+        if side <= 1:
+            continue
+        pad = [(0, 0), (0, 0)]
+        pad[axis] = (side // 2, (side - 1) // 2)
+        grey = np.moveaxis(np.pad(grey, pad, mode="edge"), axis, 0)
+        span = 1
+        while span < side:  # doubling: the extreme of 2n neighbours is that of two windows of n
+            step = min(span, side - span)
+            grey = extreme(grey[:-step], grey[step:])
+            span += step
+        grey = np.moveaxis(grey, 0, axis)
+    return grey
+
+
+# ---------------------------------------------------------------- paper and ink
+
+
+def grey_from_colour(picture):
+    """Returns float32 [h, w]: the picture [h, w, 3] along the colour axis on which its details differ most.
+
+    Luminance would lose yellow on white and red on blue; details, not the whole picture, because the light
+    may vary more than the ink does.
+    """
+    small = picture[:: max(1, picture.shape[0] // 250), :: max(1, picture.shape[1] // 250)]
+    height, width = small.shape[:2]
+    blurred = [resize(resize(c, 4, 4, Image.BOX), height, width) for c in np.moveaxis(small, 2, 0)]
+    details = (small - np.stack(blurred, 2)).reshape(-1, 3)
+    axis = np.linalg.eigh(details.T @ details)[1][:, -1]
+    axis *= 1 if axis.sum() >= 0 else -1
+    return (picture @ (axis / np.abs(axis).sum())).astype(np.float32)
+
+
+def ink_is_dark(grey):
+    """Returns whether the ink of `grey` [h, w] is its dark or its light side.
+
+    Ink is the rarer side and keeps away from the rim; a slope or a bow of the light is taken out first.
+    """
+    small = resize(grey, 48, 48, Image.BOX)
+    y, x = np.mgrid[-1:1:48j, -1:1:48j]
+    bow = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], -1).reshape(-1, 6)
+    flat = small - (bow @ np.linalg.lstsq(bow, small.ravel(), rcond=None)[0]).reshape(48, 48)
+    rim = np.concatenate([flat[:5].ravel(), flat[-5:].ravel(), flat[:, :5].ravel(), flat[:, -5:].ravel()])
+    return ((flat - np.median(rim)) ** 3).sum() < 0
+
+
+def ink_of(grey):
+    """Returns (contrast float32 [h, w], level): how much darker than the paper each pixel is, ink above level.
+
+    Twice: the first look only finds out how wide the strokes are, so that the second can take every wider
+    thing (a shadow, a dark corner, the table) for paper.
+    """
+    contrast = contrast_to_paper(grey, WIDEST_STROKE * min(grey.shape))
+    level = threshold(contrast)
+    wide = PAPER_WINDOW * stroke_width(contrast > level)
+    if wide < WIDEST_STROKE * min(grey.shape):
+        contrast = contrast_to_paper(grey, wide)
+        level = threshold(contrast)
+    return contrast, level
+
+
+def contrast_to_paper(grey, window):
+    """Returns float32 [h, w]: how much darker than the paper around it each pixel is.
+
+    The paper is what remains when everything narrower than `window` is closed: shadows, vignettes and the
+    table beside the sheet are wider and so belong to it, with sharp edges where theirs are.
+    """
+    height, width = grey.shape
+    shrink = max(1, int(window / 12))  # the paper is smooth: a coarse picture of it will do
+    small = resize(grey, -(-height // shrink), -(-width // shrink), Image.BOX)
+    window = max(3, round(window / shrink))
+    paper = running(np.minimum, running(np.maximum, small, window), window)
+    contrast = resize(paper, height, width, Image.BILINEAR) - grey
+    return contrast - np.median(contrast)  # most of a picture is paper: its grain lies around 0
+
+
+def threshold(contrast):
+    """Returns the contrast above which a pixel is ink; raises PictureError when none stands out."""
+    grain = 1.48 * np.median(np.abs(contrast))  # the deviation, by the median that ink cannot move
+    least = max(NOISE_FACTOR * grain, LEAST_CONTRAST)
+    ink = contrast[contrast > least]
+    if not ink.size:
+        raise PictureError("shows no digit: write larger or with a darker pen.")
+    return max(least, EDGE * (ink**2).sum() / ink.sum())  # the ink's mean, weighted for its dark core
+
+
+# ---------------------------------------------------------------- strokes
+
+
+def label(mask):
+    """Returns (labels int32 [h, w], 0 = paper; boxes int [n, 4] left, top, right, bottom; areas [n]).
+
+    Connected pieces (8 neighbours) by runs of pixels: runs that touch in neighbouring rows are joined
+    until nothing changes.
+    """
+    height, width = mask.shape
+    stride = width + 1
+    flat = np.zeros(height * stride + 1, np.int8)
+    flat[:-1].reshape(height, stride)[:, :width] = mask
+    change = np.diff(flat, prepend=0)
+    start, end = np.flatnonzero(change == 1), np.flatnonzero(change == -1)
+    first = np.searchsorted(end + stride, start, "left")  # runs of the row above from first to last touch
+    last = np.searchsorted(start + stride, end, "right")
+    touching = np.maximum(last - first, 0)
+    below = np.repeat(np.arange(len(start)), touching)
+    above = np.arange(len(below)) + np.repeat(first - np.cumsum(touching) + touching, touching)
+    parent = np.arange(len(start))
+    while (parent[below] != parent[above]).any():
+        one, other = parent[below], parent[above]
+        np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))
+        while (parent != parent[parent]).any():
+            parent = parent[parent]
+    roots, piece = np.unique(parent, return_inverse=True)
+    labels = np.zeros(mask.shape, np.int32)
+    labels[mask] = np.repeat(piece + 1, end - start)
+    row, left = np.divmod(start, stride)
+    boxes = np.empty((len(roots), 4), int)
+    for column, (extreme, values, begin) in enumerate(
+        [
+            (np.minimum, left, width),
+            (np.minimum, row, height),
+            (np.maximum, left + end - start, 0),
+            (np.maximum, row + 1, 0),
+        ]
+    ):
+        side = np.full(len(roots), begin)
+        extreme.at(side, piece, values)
+        boxes[:, column] = side
+    return labels, boxes, np.bincount(piece, end - start, len(roots)).astype(int)
+
+
+def sizes(boxes):
+    """Returns (widths, heights) of boxes [n, 4]."""
+    return boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+
+
+def without_rulings(mask):
+    """Returns mask [h, w] without the thin lines that run from rim to rim: ruled or squared paper, sheet edges."""
+    upright = ruling(mask.T).T
+    return mask & ~ruling(mask) & ~upright
+
+
+def ruling(mask):
+    """Returns the pixels of mask [h, w] on thin lines across its whole width; strokes that cross them are not."""
+    height, width = mask.shape
+    thin = mask & (run_lengths(mask.T).T <= max(2, RULING * height))
+    lean = max(1, height // 200)  # a line may lean: so much within the shortest piece of it
+    piece = width // 8
+    pieces = running(np.minimum, running(np.maximum, thin, (2 * lean + 1, 1)), (1, piece))
+    lines = running(np.maximum, pieces, (1, 2 * piece))  # over the gaps that crossing strokes leave
+    labels, boxes, _ = label(lines)
+    across = np.concatenate([[False], sizes(boxes)[0] >= width])
+    return thin & across[labels]
+
+
+def run_lengths(mask):
+    """Returns int [h, w]: the length of the level run of ink through each pixel of mask [h, w], 0 on paper."""
+    rows = np.pad(mask, ((0, 0), (0, 1))).astype(np.int8).ravel()
+    change = np.diff(rows, prepend=0)
+    lengths = np.flatnonzero(change == -1) - np.flatnonzero(change == 1)
+    runs = np.zeros(rows.size, int)
+    runs[rows > 0] = np.repeat(lengths, lengths)
+    return runs.reshape(len(mask), -1)[:, :-1]
+
+
+def strokes(mask):
+    """Returns (labels, boxes, areas, keep): the pieces of mask [h, w], keep [n] bool for those of digits."""
+    labels, boxes, areas = label(mask)
+    if not len(areas):
+        raise PictureError("shows no digit: write larger or with a darker pen.")
+    height, width = mask.shape
+    widths, heights = sizes(boxes)
+    long = np.maximum(widths, heights)
+    inner = labels[height // 10 : height - height // 10, width // 10 : width - width // 10]
+    hollow = np.bincount(inner.ravel(), minlength=len(areas) + 1)[1:] < 0.05 * areas
+    frame = hollow & (widths > 0.8 * width) & (heights > 0.8 * height)
+    flat = widths > 6 * heights
+    keep = ~frame & ~flat if (~frame & ~flat).any() else ~flat | flat
+    digit = typical_size(long, areas, keep)
+    keep &= long >= SPECK * digit
+    return labels, boxes, areas, keep
+
+
+def typical_size(long, areas, keep):
+    """Returns the long side of the piece in which the median pixel of ink lies."""
+    order = np.argsort(np.where(keep, long, 0))
+    ink = np.cumsum(np.where(keep, areas, 0)[order])
+    return long[order[np.searchsorted(ink, ink[-1] / 2)]]
+
+
+def group(boxes, areas, keep):
+    """Returns a list of lists of piece numbers, one list for each digit."""
+    widths, heights = sizes(boxes)
+    long = np.maximum(widths, heights)
+    digit = typical_size(long, areas, keep)
+    pieces = np.flatnonzero(keep)
+    big = [i for i in pieces if long[i] >= FRAGMENT * digit]
+    owner = {i: i for i in big}
+
+    def gaps(i, j):
+        return (max(boxes[i, k], boxes[j, k]) - min(boxes[i, k + 2], boxes[j, k + 2]) for k in (0, 1))
+
+    for a, i in enumerate(big):
+        for j in big[a + 1 :]:
+            across, down = gaps(i, j)
+            if -across > 0.5 * min(widths[i], widths[j]) and down < NEAR * digit / 2:
+                owner = {k: owner[i] if v == owner[j] else v for k, v in owner.items()}
+    for i in pieces:
+        if i not in owner:
+            distance, j = min((sum(max(g, 0) for g in gaps(i, j)), j) for j in big)
+            if distance < NEAR * digit:
+                owner[i] = owner[j]
+    groups = {}
+    for i, j in owner.items():
+        groups.setdefault(j, []).append(i)
+    return list(groups.values())
+
+
+def reading_order(boxes):
+    """Returns the order of boxes [n, 4]: rows top to bottom, left to right in each."""
+    rows = []
+    for i in np.argsort(boxes[:, 1] + boxes[:, 3]):
+        middle = (boxes[i, 1] + boxes[i, 3]) / 2
+        for row in rows:
+            last = boxes[row[np.argmin(np.abs(boxes[row, 0] - boxes[i, 0]))]]  # the neighbour: rows may lean
+            if last[1] <= middle <= last[3]:
+                row.append(i)
+                break
+        else:
+            rows.append([i])
+    return [i for row in rows for i in sorted(row, key=lambda i: boxes[i, 0])]
+
+
+# ---------------------------------------------------------------- MNIST's form
+
+
+def stroke_width(mask):
+    """Returns the mean width of the strokes of mask [h, w] in pixels: two areas by one outline."""
+    mask = np.pad(mask, 1)
+    outline = (mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum()
+    return 2 * mask.sum() / max(outline * np.pi / 4, 1)
+
+
+def mend_thickness(ink):
+    """Returns ink [h, w] at FINE resolution with strokes no thinner and no thicker than MNIST's."""
+    width = stroke_width(ink > 0.5) / FINE
+    if width < THINNEST:
+        return widen(ink, np.maximum, (THINNEST - width) / 2 * FINE)
+    if width > THICKEST:
+        return widen(ink, np.minimum, (width - THICKEST) / 2 * FINE)
+    return ink
+
+
+def widen(ink, extreme, radius):
+    """Returns ink [h, w] grown (np.maximum) or shrunk (np.minimum) on every side by `radius` pixels."""
+    while radius > 0:
+        grown = extreme(running(extreme, ink, 3), ink) if int(radius) % 2 else _cross(extreme, ink)
+        ink = ink + (grown - ink) * min(radius, 1)
+        radius -= 1
+    return ink
+
+
+def _cross(extreme, ink):
+    pad = np.pad(ink, 1)
+    return extreme.reduce([ink, pad[:-2, 1:-1], pad[2:, 1:-1], pad[1:-1, :-2], pad[1:-1, 2:]])
+
+
+def fit_to_box(ink):
+    """Returns ink [h, w] cut to its strokes and scaled so that its long side is BOX * FINE pixels."""
+    rows, columns = (np.flatnonzero((ink > 0.5).any(axis)) for axis in (1, 0))
+    if not rows.size:
+        raise PictureError("shows no digit: write larger or with a darker pen.")
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = BOX * FINE / max(ink.shape)
+    height, width = (max(1, round(side * scale)) for side in ink.shape)
+    return np.clip(resize(ink, height, width), 0, 1)
+
+
+def to_mnist(ink):
+    """Returns ink [h, w] in 0..1 of one digit as float32 [784]: MNIST's thickness, 20x20 box, centre."""
+    shrink = max(max(ink.shape) / (BOX * FINE), 1)
+    faint = 2 * shrink - stroke_width(ink > 0.5)
+    if faint > 0:  # finer than two pixels of the fine picture: shrinking would fade the stroke
+        ink = running(np.maximum, ink, round(faint) + 1)
+    margin = 8
+    ink = fit_to_box(mend_thickness(np.pad(fit_to_box(ink), margin)))
+    height, width = (max(1, round(side / FINE)) for side in ink.shape)
+    return centred(np.clip(resize(ink, height, width), 0, 1)).ravel()
+
+
+def centred(ink):
+    """Returns ink [<=20, <=20] placed by whole pixels in [28, 28] with its centre of mass at the centre."""
+    height, width = ink.shape
+    y, x = (
+        round(SIDE / 2 - (ink.sum(1 - axis) * (np.arange(n) + 0.5)).sum() / ink.sum())
+        for axis, n in enumerate(ink.shape)
+    )
+    y, x = min(max(y, 0), SIDE - height), min(max(x, 0), SIDE - width)
+    form = np.zeros((SIDE, SIDE), np.float32)
+    form[y : y + height, x : x + width] = ink
+    return form
+
+
+# ---------------------------------------------------------------- the whole way
+
+
+def find_digits(picture):
+    """Returns the digits of picture (float32 [h, w, 3], 0..1) as a list of Digit in reading order.
+
+    Raises PictureError when there is nothing that could be a digit.
+    """
+    grey = grey_from_colour(picture)
+    height, width = grey.shape
+    enlarged = max(1, -(-SHORTEST_SIDE // min(height, width))) if max(height, width) < LONGEST_SIDE / 2 else 1
+    if enlarged > 1:
+        grey = resize(grey, height * enlarged, width * enlarged)
+    if not ink_is_dark(grey):
+        grey = -grey
+    contrast, level = ink_of(grey)
+    labels, boxes, areas, keep = strokes(without_rulings(contrast > level))
+    groups = [np.flatnonzero(keep)] if max(height, width) <= ONE_DIGIT_SIDE else group(boxes, areas, keep)
+    frames = np.array([[*boxes[g, :2].min(0), *boxes[g, 2:].max(0)] for g in groups])
+    return [
+        Digit(tuple(frames[i] / enlarged), to_mnist(digit_ink(contrast, level, labels, groups[i], frames[i])))
+        for i in reading_order(frames)
+    ]
+
+
+def digit_ink(contrast, level, labels, pieces, frame):
+    """Returns float32 [h, w] in 0..1: the grey levels of one digit's pieces alone, 1 = its full ink."""
+    left, top, right, bottom = frame
+    window = slice(max(top - 2, 0), bottom + 2), slice(max(left - 2, 0), right + 2)
+    mine = np.zeros(labels.max() + 1, bool)
+    mine[np.asarray(pieces) + 1] = True
+    mask = mine[labels[window]]
+    near = running(np.maximum, mask, 3)
+    ink = contrast[window] * near
+    full = np.percentile(ink[mask], 75)
+    pressure = running(np.maximum, ink, 2 * round(stroke_width(mask)) + 1)
+    return np.clip(ink / np.clip(pressure, PRESSURE * full, full), 0, 1)
+
+
+def pre_pics(picture_path):
+    """Returns the digits of a picture file as float32 [n, 784], 0..1, white on black, in reading order."""
+    return np.stack([digit.pixels for digit in find_digits(open_picture(picture_path))])
+
+
+def pre_pic(picture_path):
+    """Returns the most prominent digit of a picture file as float32 [1, 784], 0..1, white on black."""
+    digits = find_digits(open_picture(picture_path))
+    largest = max(digits, key=lambda d: (d.box[2] - d.box[0]) * (d.box[3] - d.box[1]))
+    return largest.pixels[None]
+
+
+# ---------------------------------------------------------------- the network's answer
+
+
+@functools.cache
+def restored_network(model):
+    """A function from pictures, float32 [n, 784], to probabilities, float32 [n, 10]; restored once for each folder.
+
+    Raises:
+      UserError: the folder `model` holds no whole checkpoint of this network.
+    """
+    with tf.Graph().as_default():
+        x = tf.placeholder(tf.float32, [None, INPUT_NODE])
+        y = tf.nn.softmax(mnist_forward.forward(x, None))
+        variables = mnist_forward.averaged_variables()
+        saver = tf.train.Saver(variables)
+        sess = tf.Session()
+    if not mnist_forward.restore_newest(sess, saver, variables, model):
+        raise UserError(f"{model} holds no checkpoint: run mnist_backward.py first.")
+    return lambda pictures: sess.run(y, {x: pictures})
+
+
+def restore_model(testPicArr, model=MODEL_SAVE_PATH):
+    """The lecture's function: the digit 0..9 that the restored network sees in an array, float32 [1, 784]."""
+    return int(restored_network(model)(testPicArr)[0].argmax())
+
+
+class Answer(NamedTuple):
+    """What the app says of one picture: the digits it found, or one sentence that says why there is no number."""
+
+    path: str
+    digits: list  # of Digit
+    probabilities: np.ndarray  # float32 [n, 10], of each digit
+    error: str = ""
+
+    @property
+    def number(self):
+        return "".join(str(i) for i in self.probabilities.argmax(axis=1))
+
+    @property
+    def probability(self):
+        """That every digit is right, each taken for itself."""
+        return float(self.probabilities.max(axis=1).prod())
+
+
+def found_digits(path):
+    """(digits, error) of one picture: the part of the work that needs no network."""
+    try:
+        return find_digits(open_picture(path)), ""
+    except PictureError as error:
+        return [], str(error)
+
+
+def read_pictures(paths, model):
+    """Yield an Answer for each path, in order, a few pictures at a time so that memory stays flat."""
+    network = restored_network(model)
+    paths = iter(paths)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while some := list(itertools.islice(paths, AT_ONCE)):
+            found = list(pool.map(found_digits, some))
+            pixels = [digit.pixels for digits, _ in found for digit in digits]
+            probabilities = network(np.reshape(pixels, [-1, INPUT_NODE]))
+            for path, (digits, error) in zip(some, found, strict=True):
+                own, probabilities = np.split(probabilities, [len(digits)])
+                yield Answer(path, digits, own, error or doubt(own))
+
+
+def doubt(probabilities):
+    """Why digits with these probabilities, float32 [n, 10], are no answer to rely on; "" where they are one."""
+    if probabilities.max(axis=1).min() < LEAST_SURE:
+        return "shows nothing that is clearly a digit: write larger, or one digit apart from the other."
+    return ""
+
+
+# ---------------------------------------------------------------- pictures of the answers
+
+
+def fitted(image, width, height):
+    """(image scaled to fit width x height, the scale)."""
+    scale = min(width / image.width, height / image.height)
+    return image.resize([max(1, round(side * scale)) for side in image.size]), scale
+
+
+def boxed_photo(answer, width, height):
+    """The photo, fitted to width x height, with a box round each digit."""
+    try:
+        photo = Image.fromarray(np.uint8(open_picture(answer.path) * 255))
+    except PictureError:
+        photo = Image.new("RGB", (width, height), "lightgrey")
+    photo, scale = fitted(photo, width, height)
+    for digit in answer.digits:
+        ImageDraw.Draw(photo).rectangle([side * scale for side in digit.box], outline="red", width=2)
+    return photo
+
+
+def caption(answer):
+    name = Path(answer.path).name
+    return f"{name}: {answer.error}" if answer.error else f"{name}: {answer.number} ({answer.probability:.1%})"
+
+
+def draw_text(image, text, left, top, width, size):
+    """Write the text, black, in lines no longer than `width`; returns the y coordinate below it."""
+    font = ImageFont.load_default(size)
+    lines = textwrap.fill(text, max(1, int(width / font.getlength("m"))))
+    draw = ImageDraw.Draw(image)
+    draw.multiline_text((left, top), lines, "black", font)
+    return draw.multiline_textbbox((left, top), lines, font)[3]
+
+
+def draw_answer(answer):
+    """An RGB picture: the photo with its digits boxed, what the network saw, and the three likeliest digits of each."""
+    rows = 4
+    columns = -(-len(answer.digits) // rows)
+    image = Image.new("RGB", (504 + 250 * columns, 620), "white")
+    top = draw_text(image, caption(answer), 12, 12, image.width - 24, 18) + 16
+    image.paste(boxed_photo(answer, 480, image.height - 12 - top), (12, top))
+    for i, (digit, probabilities) in enumerate(zip(answer.digits, answer.probabilities, strict=True)):
+        left, y = 504 + 250 * (i // rows), top + (image.height - top) // rows * (i % rows)
+        seen = Image.fromarray(np.uint8(digit.pixels.reshape(SIDE, SIDE) * 255))
+        image.paste(seen.resize((112, 112), Image.Resampling.NEAREST), (left, y))
+        for best in np.argsort(-probabilities)[:3]:
+            y = draw_text(image, f"{best}  {probabilities[best]:.1%}", left + 124, y, 126, 18) + 10
+    return image
+
+
+def draw_contact_sheet(answers):
+    """An RGB picture with a small photo of each answer, its digits boxed, above what was read."""
+    across, width, height = min(6, len(answers)), 220, 270
+    sheet = Image.new("RGB", (across * width, -(-len(answers) // across) * height), "white")
+    for i, answer in enumerate(answers):
+        left, top = i % across * width + 6, i // across * height + 6
+        sheet.paste(boxed_photo(answer, width - 12, 190), (left, top))
+        draw_text(sheet, textwrap.shorten(caption(answer), 90, placeholder=" ..."), left, top + 196, width - 12, 13)
+    return sheet
+
+
+class Album:
+    """Saves a picture of each answer in a folder, and a contact sheet of every 60 of them."""
+
+    def __init__(self, folder):
+        self.folder, self.count, self.page = Path(folder), 0, []
+
+    def add(self, answer):
+        self.count += 1
+        self.save(draw_answer(answer), f"{self.count:04d}-{Path(answer.path).stem}")
+        self.page.append(answer)
+        if len(self.page) == 60:
+            self.finish_page()
+
+    def finish_page(self):
+        if len(self.page) > 1:
+            self.save(draw_contact_sheet(self.page), f"contact-sheet-{self.count:04d}")
+        self.page = []
+
+    def save(self, image, name):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / f"{name}.png.part"
+        image.save(part, format="PNG")
+        part.replace(self.folder / f"{name}.png")
+
+
+# ---------------------------------------------------------------- paths and answers, as a user gives and gets them
+
+
+def given_path(text):
+    """The path that a user means: without the quotes, blanks and backslashes of a drag onto the terminal, `~` filled in."""
+    path = text.strip()
+    if len(path) > 1 and path[0] == path[-1] and path[0] in "'\"":
+        path = path[1:-1]
+    path = os.path.expanduser(path)
+    return path.replace("\\ ", " ") if not os.path.exists(path) else path
+
+
+def pictures_in(arguments):
+    """Yield the path of each picture that the arguments name: files, folders and patterns such as `pic/*.png`."""
+    suffixes = Image.registered_extensions()
+    for argument in arguments:
+        if os.path.isdir(argument):
+            names = sorted(name for name in os.listdir(argument) if os.path.splitext(name)[1].lower() in suffixes)
+            yield from [os.path.join(argument, name) for name in names] or [argument]
+        elif not os.path.exists(argument) and glob.has_magic(argument):
+            yield from sorted(glob.glob(argument, recursive=True)) or [argument]
+        else:
+            yield argument
+
+
+def as_json(answer):
+    if answer.error:
+        return json.dumps({"picture": answer.path, "error": answer.error})
+    return json.dumps({"picture": answer.path, "digits": answer.number, "probability": round(answer.probability, 4)})
+
+
+def as_line(answer):
+    if answer.error:
+        return f"{answer.path}: {answer.error}"
+    return f"{answer.path}: {answer.number} ({answer.probability:.1%})"
+
+
+def ask_number(prompt):
+    """Ask until the answer is a whole number of at least 1."""
+    while True:
+        text = input(prompt).strip()
+        if text.isascii() and text.isdigit() and int(text) > 0:
+            return int(text)
+        print(f"{text!r} is no number of pictures: type 1, 2, 3, ...")
+
+
+def application(model):
+    """The lecture's conversation: how many pictures, then each path and its answer; returns the exit status."""
+    restored_network(model)
+    failed = False
+    try:
+        for _ in range(ask_number("input the number of test pictures:")):
+            while not (testPic := given_path(input("the path of test picture:"))):
+                print("That is no path: type the path of a picture.")
+            for answer in read_pictures([testPic], model):
+                failed |= bool(answer.error)
+                if answer.error:
+                    print(f"{testPic} {answer.error}")
+                else:
+                    print(f"The prediction number is: {answer.number}\n({answer.probability:.1%} sure)")
+    except EOFError:
+        print("\nThe input ended before the last picture.")
+        failed = True
+    return int(failed)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Read pictures of handwritten digits.")
+    parser.add_argument("pictures", nargs="*", help="pictures, folders of pictures, patterns; none: ask for them")
+    parser.add_argument("--model", type=Path, default=MODEL_SAVE_PATH, help="folder of the checkpoints (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--look", metavar="DIR", help="save there, for each picture, what was found, seen and answered")
+    args = parser.parse_args()
+    if not args.pictures:
+        return application(args.model)
+
+    sys.stdout.reconfigure(errors="backslashreplace")  # for a name that is not UTF-8
+    album = Album(args.look) if args.look else None
+    failed = False
+    for answer in read_pictures(pictures_in(args.pictures), args.model):
+        print(as_json(answer) if args.json else as_line(answer), flush=True)
+        failed |= bool(answer.error)
+        if album:
+            album.add(answer)
+    if album:
+        album.finish_page()
+    return int(failed)
+
+
+if __name__ == "__main__":
+    mnist_forward.run(main)
