@@ -176,10 +176,11 @@ def count_records(path):
     cure = "write it again with `python mnist_generateds.py`"
     if not path.is_file():
         raise UserError(f"{path} is missing: {cure}.")
-    count = 0
+    count = size = 0
     try:
         for record in tf.python_io.tf_record_iterator(str(path)):
             count += 1
+            size += len(record) + 16  # its length and two checksums
             feature = tf.train.Example.FromString(record).features.feature
             pixels, label = feature["img_raw"].bytes_list.value, feature["label"].int64_list.value
             if [len(value) for value in pixels] != [INPUT_NODE]:
@@ -190,6 +191,8 @@ def count_records(path):
         raise UserError(f"{path} is damaged or no TFRecord file, at record {count + 1}: {cure}.") from None
     except (ValueError, DecodeError) as error:
         raise UserError(f"{path}, record {count}: {error}: {cure}.") from None
+    if size != path.stat().st_size:  # the iterator takes a file that ends within a record's length for ended
+        raise UserError(f"{path} is cut short at record {count + 1}: {cure}.")
     if not count:
         raise UserError(f"{path} is empty: {cure}.")
     return count
@@ -257,13 +260,16 @@ def warp(img, field):
     return tf.reshape(tf.transpose(moved, [0, 2, 1]), [n * k, INPUT_NODE])
 
 
-def distort(img, *, elastic, **affine):
-    """Bend and shift a training batch, float32 [num, 784], as `mnist_backward.DISTORTIONS` says; same shape, range."""
-    n = int(img.shape[0]) // math.gcd(int(img.shape[0]), SHARING)
-    return warp(img, affine_field(n, **affine) + elastic_field(n, elastic=elastic))
+def distort(img, strength, *, elastic, **affine):
+    """Move the pixels of a training batch, float32 [num, 784], by random fields; same shape and range.
+
+    `strength`, a float or a scalar tensor, multiplies the fields: at 0 the pictures stay as they are.
+    """
+    n = img.shape[0] // math.gcd(img.shape[0], SHARING)
+    return warp(img, strength * (affine_field(n, **affine) + elastic_field(n, elastic=elastic)))
 
 
-def train_batches(path, num, distortions):
+def train_batches(path, num, distortions, strength):
     """Endless shuffled, distorted batches of exactly `num`, made ahead of the training step by queue threads."""
     filename_queue = tf.train.string_input_producer([str(path)])
     _, records = tf.TFRecordReader().read_up_to(filename_queue, READ_AT_ONCE)
@@ -277,7 +283,7 @@ def train_batches(path, num, distortions):
     img, label = read_tfrecord(serialized)
     img.set_shape([num, INPUT_NODE])
     if distortions:
-        img = distort(img, **distortions)
+        img = distort(img, strength, **distortions)
     queue = tf.FIFOQueue(BATCHES_IN_STORE, [tf.float32, tf.float32], [[num, INPUT_NODE], [num, OUTPUT_NODE]])
     tf.train.add_queue_runner(tf.train.QueueRunner(queue, [queue.enqueue([img, label])] * BATCH_THREADS))
     tf.add_to_collection("queue_fill", queue.size() / BATCHES_IN_STORE)
@@ -298,7 +304,7 @@ def test_batches(path, num):
     return read_tfrecord(serialized)
 
 
-def get_tfrecord(num, isTrain=True, data=DATA_PATH, distortions=None):
+def get_tfrecord(num, isTrain=True, data=DATA_PATH, distortions=None, strength=1.0):
     """Batches of the training or of the test set, through queues.
 
     Adds QueueRunners: start them with tf.train.start_queue_runners, after initialising the local variables.
@@ -307,7 +313,8 @@ def get_tfrecord(num, isTrain=True, data=DATA_PATH, distortions=None):
       num: pictures in a batch.
       isTrain: the training set, shuffled, without end; or the test set, in file order, once.
       data: folder of the TFRecords.
-      distortions: keyword arguments of `distort`, for training batches only; None leaves them as they are.
+      distortions: for training batches, the arguments of affine_field and elastic_field; None leaves them as they are.
+      strength: what the distortions are multiplied by, a float or a scalar tensor.
 
     Returns:
       img_batch, float32 [num, 784], 0 = paper .. 1 = ink; label_batch, float32 [num, 10], one-hot.
@@ -317,7 +324,7 @@ def get_tfrecord(num, isTrain=True, data=DATA_PATH, distortions=None):
     """
     path = Path(data) / (TRAIN_RECORDS if isTrain else TEST_RECORDS)
     count_records(path)
-    return train_batches(path, num, distortions) if isTrain else test_batches(path, num)
+    return train_batches(path, num, distortions, strength) if isTrain else test_batches(path, num)
 
 
 def main():

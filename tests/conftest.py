@@ -1,0 +1,74 @@
+"""What the tests share: the scripts run as a user runs them, on a small data folder and a network trained on it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import mnist_generateds  # noqa: E402
+
+TRAIN, TEST = 3000, 500  # pictures in the small data folder
+
+
+def command(script, *arguments):
+    return [sys.executable, str(ROOT / script), *map(str, arguments)]
+
+
+def run(script, *arguments, status=0, cwd=None, **options):
+    """Run a script to its end; returns its standard output, or its standard error where it must fail."""
+    options = {"stdin": subprocess.DEVNULL, "timeout": 120, "encoding": "utf-8", **options}
+    done = subprocess.run(command(script, *arguments), capture_output=True, cwd=cwd, **options)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    if status == 0:
+        assert done.stderr == "", "a normal run is quiet"
+        return done.stdout
+    return done.stderr
+
+
+def start(script, *arguments):
+    """Start a script whose output can be read line by line from `.stdout`."""
+    return subprocess.Popen(
+        command(script, *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
+    )
+
+
+def steps_printed(output):
+    return [int(step) for step in re.findall(r"After (\d+) training step\(s\), loss", output)]
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """((pictures uint8 [n, 28, 28], labels uint8 [n]) of the training set, the same of the test set)."""
+    data = ROOT / "data"
+    return tuple(
+        (
+            mnist_generateds.read_idx(data / f"{prefix}-images-idx3-ubyte.gz", 3),
+            mnist_generateds.read_idx(data / f"{prefix}-labels-idx1-ubyte.gz", 1),
+        )
+        for prefix in ("train", "t10k")
+    )
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory, digits):
+    """A data folder with the records of the first training and test digits."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, (images, labels), count in zip(
+        (mnist_generateds.TRAIN_RECORDS, mnist_generateds.TEST_RECORDS), digits, (TRAIN, TEST), strict=True
+    ):
+        mnist_generateds.write_tfrecord(folder / name, list(zip(images[:count], labels[:count], strict=True)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory, data):
+    """A model folder with checkpoints of the steps 200, 400 and 600: right on about nine digits in ten."""
+    folder = tmp_path_factory.mktemp("model")
+    run("mnist_backward.py", "--data", data, "--model", folder, "--steps", 600, "--save_every", 200, "--seed", 1)
+    return folder

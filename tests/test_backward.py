@@ -1,0 +1,180 @@
+"""The training: its lines, its checkpoints, and how it goes on after whatever ended it."""
+
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+from conftest import run, start, steps_printed
+
+import mnist_forward
+from mnist_forward import tf
+
+
+def train(data, model, *options, steps=60, every=20, **kwargs):
+    return run(
+        "mnist_backward.py", "--data", data, "--model", model, "--steps", steps, "--save_every", every, *options, **kwargs
+    )
+
+
+def stored_steps(model):
+    return [mnist_forward.stored_step(path) for path in mnist_forward.checkpoints(model)]
+
+
+def start_endless(data, model):
+    """A training that has saved its first checkpoints and would go on for long."""
+    process = start("mnist_backward.py", "--data", data, "--model", model, "--steps", 100000, "--save_every", 10)
+    while "After 20 training" not in process.stdout.readline():
+        assert process.poll() is None
+    return process
+
+
+def test_a_training_prints_saves_judges_itself_and_goes_on_from_its_total(data, tmp_path):
+    said = train(data, tmp_path, "--seed", 1)
+    assert steps_printed(said) == [20, 40, 60]
+    assert "After 60 training step(s), loss on training batch is " in said
+    assert "After 60 training step(s), test accuracy = 0." in said
+    assert "of 500 test pictures were wrong" in said
+    assert stored_steps(tmp_path) == [60, 40, 20]
+
+    said = train(data, tmp_path)
+    assert "Nothing left to do" in said and "--steps 120" in said
+    assert steps_printed(said) == []
+
+    said = train(data, tmp_path, steps=70)
+    assert "step 60 of 70" in said
+    assert steps_printed(said) == [70], "a checkpoint at the last step"
+    assert stored_steps(tmp_path) == [70, 60, 40, 20]
+
+
+def test_a_checkpoint_holds_weights_averages_and_optimizer(model):
+    names = dict(tf.train.list_variables(mnist_forward.checkpoints(model)[0]))
+    for variable in ("Variable", "Variable_1", "Variable_2", "Variable_3"):
+        assert {variable, f"{variable}/ExponentialMovingAverage", f"{variable}/Momentum"} <= names.keys()
+    assert tf.train.load_variable(mnist_forward.checkpoints(model)[0], "global_step") == 600
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_signal_saves_the_step_it_interrupts(data, tmp_path, number):
+    process = start_endless(data, tmp_path)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Stopped and saved" in said and "Traceback" not in said
+    last = steps_printed(said)[-1]
+    assert stored_steps(tmp_path)[0] == last
+    said = train(data, tmp_path, steps=last + 5)
+    assert f"step {last} of {last + 5}" in said
+    assert steps_printed(said)[-1] == last + 5
+
+
+def test_kill_9_loses_no_more_than_an_interval(data, tmp_path):
+    random.seed(5)
+    process = start_endless(data, tmp_path)
+    time.sleep(random.uniform(0, 1))
+    process.kill()
+    printed = steps_printed(process.communicate()[0])
+    newest = stored_steps(tmp_path)[0]
+    assert newest >= (printed[-1] if printed else 20) - 10
+    said = train(data, tmp_path, steps=newest + 15, every=10)
+    assert f"step {newest} of" in said
+    assert stored_steps(tmp_path)[0] == newest + 15
+    assert not list(tmp_path.glob("*temp*")), "what the killed one left half written is gone"
+
+
+def test_a_second_trainer_on_the_same_folder_is_refused(data, tmp_path):
+    process = start_endless(data, tmp_path)
+    said = train(data, tmp_path, status=1)
+    process.kill()
+    process.communicate()
+    assert "Another training holds" in said
+    train(data, tmp_path, steps=stored_steps(tmp_path)[0] + 1)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_good_checkpoint(data, tmp_path):
+    train(data, tmp_path, steps=20)
+    said = train(data, tmp_path, "--learning_rate", "1e20", steps=400, every=100, status=1)
+    assert "no longer a finite number" in said and "--learning_rate" in said
+    assert stored_steps(tmp_path) == [20]
+
+
+def damage_newest(model, damage):
+    newest = mnist_forward.checkpoints(model)[0]
+    if damage == "truncated":
+        os.truncate(f"{newest}.data-00000-of-00001", 100000)
+    elif damage == "emptied":
+        os.truncate(f"{newest}.index", 0)
+    elif damage == "flipped":
+        with open(f"{newest}.data-00000-of-00001", "r+b") as file:
+            for place in range(500, os.path.getsize(file.name), 10000):  # in every tensor
+                file.seek(place)
+                byte = file.read(1)[0]
+                file.seek(place)
+                file.write(bytes([byte ^ 1]))
+    elif damage == "data missing":
+        os.remove(f"{newest}.data-00000-of-00001")
+    elif damage == "state missing":
+        os.remove(model / "checkpoint")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "flipped", "data missing", "state missing"])
+def test_the_newest_whole_checkpoint_is_taken(data, model, tmp_path, damage):
+    copy = shutil.copytree(model, tmp_path / "a copy, größer")
+    damage_newest(copy, damage)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        mnist_forward.forward(tf.zeros([1, 784]), None)
+        variables = mnist_forward.averaged_variables()
+        path = mnist_forward.restore_newest(sess, tf.train.Saver(variables), variables, copy)
+    assert mnist_forward.stored_step(path) == (600 if damage == "state missing" else 400)
+
+
+def test_all_three_programs_fall_back_and_say_so(data, model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    damage_newest(copy, "flipped")
+    picture = mnist_forward.HERE / "pic" / "7.png"
+    for script, options in (
+        ("mnist_test.py", ["--data", data, "--once"]),
+        ("mnist_app.py", [picture]),
+        ("mnist_backward.py", ["--data", data, "--steps", 410]),
+    ):
+        done = start(script, "--model", copy, *options)
+        said, _ = done.communicate(timeout=60)
+        assert done.returncode == 0
+        assert "mnist_model-600 is damaged and passed over; restored" in said
+
+
+def test_a_folder_with_no_whole_checkpoint_is_not_started_over(data, model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    for path in copy.glob("*.index"):
+        os.truncate(path, 30)
+    said = train(data, copy, status=1)
+    assert "no whole checkpoint" in said and "mnist_backward.py" in said
+    assert all(path.stat().st_size == 30 for path in copy.glob("*.index"))
+
+
+def test_a_moved_folder_goes_on(data, model, tmp_path):
+    moved = shutil.copytree(model, tmp_path / "moved")
+    state = (moved / "checkpoint").read_text()
+    assert str(model) not in state, "the paths in it are relative"
+    (moved / "checkpoint").write_text(state.replace('"mnist_model', '"/nowhere/model/mnist_model'))
+    assert mnist_forward.checkpoints(moved)[0] == str(moved / "mnist_model-600")
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_earlier_checkpoints(data, tmp_path):
+    train(data, tmp_path, steps=20)
+    limit = f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({2 * 2**20}, {2 * 2**20})); "
+    script = mnist_forward.HERE / "mnist_backward.py"
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-c", f"{limit}sys.argv[0] = {str(script)!r}; runpy.run_path({str(script)!r}, run_name='__main__')",
+         "--data", data, "--model", tmp_path, "--steps", "40"],
+        capture_output=True, encoding="utf-8", timeout=60,
+    )
+    assert done.returncode == 1 and "took no checkpoint" in done.stderr and "Traceback" not in done.stderr
+    assert stored_steps(tmp_path) == [20]
+    assert not list(tmp_path.glob("*temp*"))
+    assert "step 20 of 30" in train(data, tmp_path, steps=30)

@@ -1,0 +1,86 @@
+"""The network, against the same sums in numpy, and the way to its newest checkpoint."""
+
+import numpy as np
+import pytest
+
+import mnist_forward
+from mnist_forward import UserError, tf
+
+
+def train_like_the_lecture(folder, hidden=500):
+    """A checkpoint as the lecture's program leaves it; returns the averaged weights in it, [w1, b1, w2, b2]."""
+    rng = np.random.default_rng(1)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        shapes = [784, hidden], [hidden], [hidden, 10], [10]
+        variables = [tf.Variable(rng.normal(0, 0.1, shape).astype("f")) for shape in shapes]
+        global_step = tf.Variable(0, trainable=False)
+        averages = tf.train.ExponentialMovingAverage(0.99, global_step)
+        average_op = averages.apply(variables)
+        saver = tf.train.Saver()
+        sess.run(tf.global_variables_initializer())
+        sess.run([variable.assign(variable * 3) for variable in variables])
+        sess.run(average_op)
+        saver.save(sess, str(folder / "mnist_model"), global_step=49001)
+        return sess.run([averages.average(variable) for variable in variables])
+
+
+def in_numpy(weights, x):
+    w1, b1, w2, b2 = weights
+    return np.maximum(x @ w1 + b1, 0) @ w2 + b2
+
+
+def test_forward_is_the_lecture_s_network_with_its_l2_terms():
+    x = np.random.default_rng(2).random([5, 784], np.float32)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        y = mnist_forward.forward(tf.constant(x), 0.5)
+        losses = tf.get_collection("losses")
+        sess.run(tf.global_variables_initializer())
+        sess.run([variable.assign(variable + 0.01) for variable in tf.trainable_variables()])
+        weights, scores, terms = sess.run([tf.trainable_variables(), y, losses])
+    assert [w.shape for w in weights] == [(784, 500), (500,), (500, 10), (10,)]
+    np.testing.assert_allclose(scores, in_numpy(weights, x), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(terms, [0.5 * (w**2).sum() / 2 for w in weights[::2]], rtol=1e-4)
+
+
+def test_forward_adds_no_loss_where_nothing_is_trained():
+    with tf.Graph().as_default():
+        mnist_forward.forward(tf.zeros([1, 784]), None)
+        assert not tf.get_collection("losses")
+
+
+def restored(folder):
+    """(path, scores of one picture) of the newest checkpoint."""
+    with tf.Graph().as_default(), tf.Session() as sess:
+        y = mnist_forward.forward(tf.fill([1, 784], 0.5), None)
+        variables = mnist_forward.averaged_variables()
+        path = mnist_forward.restore_newest(sess, tf.train.Saver(variables), variables, folder)
+        return path, sess.run(y) if path else None
+
+
+def test_a_network_of_the_lecture_s_program_is_restored_with_its_averages(tmp_path):
+    weights = train_like_the_lecture(tmp_path)
+    path, scores = restored(tmp_path)
+    assert mnist_forward.stored_step(path) == 49001
+    np.testing.assert_allclose(scores, in_numpy(weights, np.full([1, 784], 0.5, "f")), rtol=1e-4, atol=1e-3)
+
+
+def test_an_empty_folder_holds_no_checkpoint(tmp_path):
+    assert mnist_forward.checkpoints(tmp_path) == []
+    assert restored(tmp_path) == (None, None)
+    assert mnist_forward.checkpoints(tmp_path / "missing") == []
+
+
+def test_another_network_is_refused_with_what_differs(tmp_path):
+    train_like_the_lecture(tmp_path, hidden=30)
+    with pytest.raises(UserError, match=r"another network.*\[784, 30\] there and \[784, 500\] here"):
+        restored(tmp_path)
+
+
+def test_another_program_s_checkpoint_is_refused(tmp_path):
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tf.get_variable("kernel", [3])
+        saver = tf.train.Saver()
+        sess.run(tf.global_variables_initializer())
+        saver.save(sess, str(tmp_path / "mnist_model"), global_step=1)
+    with pytest.raises(UserError, match="another program"):
+        restored(tmp_path)
