@@ -15,7 +15,17 @@ from mnist_forward import tf
 
 def train(data, model, *options, steps=60, every=20, **kwargs):
     return run(
-        "mnist_backward.py", "--data", data, "--model", model, "--steps", steps, "--save_every", every, *options, **kwargs
+        "mnist_backward.py",
+        "--data",
+        data,
+        "--model",
+        model,
+        "--steps",
+        steps,
+        "--save_every",
+        every,
+        *options,
+        **kwargs,
     )
 
 
@@ -170,9 +180,20 @@ def test_a_full_disk_ends_the_run_and_keeps_the_earlier_checkpoints(data, tmp_pa
     import sys
 
     done = subprocess.run(
-        [sys.executable, "-c", f"{limit}sys.argv[0] = {str(script)!r}; runpy.run_path({str(script)!r}, run_name='__main__')",
-         "--data", data, "--model", tmp_path, "--steps", "40"],
-        capture_output=True, encoding="utf-8", timeout=60,
+        [
+            sys.executable,
+            "-c",
+            f"{limit}sys.argv[0] = {str(script)!r}; runpy.run_path({str(script)!r}, run_name='__main__')",
+            "--data",
+            data,
+            "--model",
+            tmp_path,
+            "--steps",
+            "40",
+        ],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
     )
     assert done.returncode == 1 and "took no checkpoint" in done.stderr and "Traceback" not in done.stderr
     assert stored_steps(tmp_path) == [20]

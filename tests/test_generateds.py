@@ -167,7 +167,9 @@ def test_killed_while_writing_leaves_nothing_half_under_a_final_name(tmp_path):
         if name.endswith(".gz"):
             (tmp_path / "data" / name).symlink_to(mnist_generateds.DATA_PATH / name)
     for _ in range(2):
-        process = subprocess.Popen(command("mnist_generateds.py", "--data", tmp_path / "data"), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command("mnist_generateds.py", "--data", tmp_path / "data"), stdout=subprocess.DEVNULL
+        )
         part = tmp_path / "data" / (TRAIN_RECORDS + ".part")
         while not part.exists():
             time.sleep(0.01)
@@ -250,7 +252,10 @@ def test_a_damaged_file_is_refused_before_a_queue_is_built(tmp_path):
     for case in [b"", b"a text file\n" * 20, *cases]:
         path.write_bytes(case)
         count_records.cache_clear()
-        with tf.Graph().as_default() as graph, pytest.raises(UserError, match=r"is empty|is damaged or no TFRecord|is cut short"):
+        with (
+            tf.Graph().as_default() as graph,
+            pytest.raises(UserError, match=r"is empty|is damaged or no TFRecord|is cut short"),
+        ):
             get_tfrecord(2, data=tmp_path)
         assert not graph.get_operations()
 
@@ -325,7 +330,7 @@ def test_distorted_batches_keep_shape_range_and_labels(data, digits):
     ((images, labels), _) = digits
     [(pictures, classes)] = batches(data, 200, 1, distortions=STRENGTH, strength=0.3)
     assert pictures.shape == (200, 784)
-    assert 0 <= pictures.min() and pictures.max() <= 1
+    assert pictures.min() >= 0 and pictures.max() <= 1
     known = images[:TRAIN].reshape(TRAIN, 784).astype("f") / 255
     nearest = ((pictures[:, None] - known[None]) ** 2).sum(2).argmin(1)
     assert (labels[nearest] == classes.argmax(1)).mean() > 0.9, "a label stays with its picture"

@@ -1,0 +1,147 @@
+"""The app as a user meets it: the lecture's conversation, many pictures at once, bad ones among them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+from conftest import ROOT, command, run
+from PIL import Image
+
+PIC = ROOT / "pic"
+
+
+@pytest.fixture
+def talk(model):
+    """Run the conversation with these lines typed in; returns (exit status, what was printed)."""
+
+    def talk(*lines):
+        done = subprocess.run(
+            command("mnist_app.py", "--model", model),
+            input="".join(f"{line}\n" for line in lines),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+        )
+        assert done.stderr == ""
+        return done.returncode, done.stdout
+
+    return talk
+
+
+def test_the_lecture_s_conversation(talk):
+    status, said = talk(10, *(PIC / f"{digit}.png" for digit in range(10)))
+    assert status == 0
+    assert said.startswith("input the number of test pictures:the path of test picture:The prediction number is: ")
+    answers = [line.rpartition(" ")[2] for line in said.splitlines() if "The prediction number is: " in line]
+    assert len(answers) == 10
+    right = sum(answer == str(digit) for digit, answer in enumerate(answers))
+    assert right >= 8, f"{answers} from the small network of the tests"
+
+
+def test_odd_answers_are_asked_again_with_a_sentence(talk, tmp_path):
+    picture = shutil.copy(PIC / "1.png", tmp_path / "a one.png")
+    status, said = talk(
+        "",
+        "abc",
+        "-3",
+        "3.0",
+        "1e9",
+        "３",
+        "0",
+        "3",
+        "",
+        f" '{picture}'  ",
+        "gone.png",
+        str(picture).replace(" ", "\\ "),
+    )
+    assert said.count("is no number of pictures") == 7
+    assert said.count("That is no path") == 1
+    assert said.count("The prediction number is: 1") == 2
+    assert "gone.png does not exist" in said
+    assert status == 1
+
+
+def test_the_end_of_the_input_ends_it_with_a_sentence(talk):
+    for lines in ([], [2, PIC / "1.png"]):
+        status, said = talk(*lines)
+        assert status == 1 and "The input ended before the last picture." in said
+
+
+def test_ctrl_c_ends_it_quietly(model):
+    process = subprocess.Popen(
+        command("mnist_app.py", "--model", model), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.read(10) == b"input the "
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=30)
+    assert process.returncode == 130 and b"Traceback" not in complaint
+
+
+def test_many_pictures_with_bad_ones_among_them(model, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    shutil.copy(PIC / "2.png", folder / "b.png")
+    shutil.copy(PIC / "1.png", folder / "a.png")
+    (folder / "notes.txt").write_text("not a picture, not looked at")
+    not_utf8 = os.fsencode(tmp_path) + b"/\xff.png"
+    shutil.copy(PIC / "1.png", not_utf8)
+    (tmp_path / "text.png").write_text("no picture")
+    Image.new("RGB", (400, 300), "white").save(tmp_path / "blank.png")
+    given = [
+        folder,
+        tmp_path / "text.png",
+        "gone.png",
+        tmp_path / "blank.png",
+        f"{PIC}/[12].png",
+        os.fsdecode(not_utf8),
+    ]
+    arguments = ["mnist_app.py", "--model", model, "--json", *map(os.fsdecode, given)]
+    done = subprocess.run(command(*arguments), capture_output=True, encoding="utf-8", timeout=60)
+    assert done.returncode == 1 and done.stderr == ""
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    pictures = [folder / "a.png", folder / "b.png", *given[1:4], PIC / "1.png", PIC / "2.png", given[5]]
+    assert [answer["picture"] for answer in answers] == [str(path) for path in pictures]
+    assert [answer.get("digits") for answer in answers] == ["1", "2", None, None, None, "1", "2", "1"]
+    for answer in answers:
+        if "error" in answer:
+            assert answer["error"].endswith(".") and "\n" not in answer["error"]
+        else:
+            assert 0.5 <= answer["probability"] <= 1
+
+    done = subprocess.run(command(*[a for a in arguments if a != "--json"]), capture_output=True, timeout=60)
+    lines = done.stdout.decode().splitlines()
+    assert done.returncode == 1 and len(lines) == len(answers)
+    assert lines[0].startswith(f"{folder / 'a.png'}: 1 (")
+
+
+def test_no_checkpoint_is_said_with_the_cure(tmp_path):
+    said = run("mnist_app.py", "--model", tmp_path, PIC / "1.png", status=1)
+    assert "holds no checkpoint: run mnist_backward.py first" in said
+
+
+def test_looking_saves_a_picture_of_each_answer_and_a_contact_sheet(model, tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    seen = tmp_path / "seen"
+    run(
+        "mnist_app.py",
+        "--model",
+        model,
+        "--look",
+        seen,
+        PIC / "3.png",
+        PIC / "number.png",
+        tmp_path / "text.png",
+        status=1,
+    )
+    names = sorted(path.name for path in seen.iterdir())
+    assert names == ["0001-3.png", "0002-number.png", "0003-text.png", "contact-sheet-0003.png"]
+    with Image.open(seen / "0001-3.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    red = (pixels == (255, 0, 0)).all(2)
+    assert red.any(1).sum() > 50 and red.any(0).sum() > 50, "a box round the digit"
+    for edge in (pixels[:4], pixels[-4:], pixels[:, :4], pixels[:, -4:]):
+        assert (edge == 255).all(), "nothing is cut off at the edges"
