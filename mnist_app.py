@@ -34,29 +34,39 @@ SHORTEST_SIDE = 112  # a 28x28 picture enlarged four times: a stroke is then sev
 MOST_PIXELS = 100_000_000  # a bigger claim is no photo of a digit but a decompression bomb
 ONE_DIGIT_SIDE = 40  # two legible digits side by side do not fit in so few pixels
 
-# Paper and ink.
-WIDEST_STROKE = 0.3  # of the short side; what is wider is paper, shadow or table, never a pen's stroke
-NOISE_FACTOR = 6.0  # ink stands out from the paper's grain by more than its rare extremes (4-5 deviations)
-LEAST_CONTRAST = 0.035  # of the full range: an eye, too, sees no writing in less than 9 of 255 levels
-EDGE = 0.4  # of the ink's contrast: a stroke ends there; below one half, for the pen that ran dry
-PAPER_WINDOW = 4  # strokes wide: paper is seen round every stroke, also where two of them meet
-RULING = 1 / 60  # of the picture: a printed line is thinner than that, a sheet shows few of them
-PRESSURE = 0.4  # of the digit's full ink: a paler stroke is brought up to it, a still paler one is a smudge
-
-# Strokes, in units of the digit's height.
-SPECK = 0.12  # a dot of this size is no stroke of a digit
-FRAGMENT = 0.5  # a smaller piece is not a digit by itself: the hat of a 5, the bar of a broken 4
-NEAR = 0.25  # how far a fragment may lie from the digit that it belongs to
-
 # MNIST's form.
 SIDE = 28
 BOX = 20
 FINE = 4  # strokes are measured and mended at four times MNIST's resolution
-THINNEST, THICKEST = 1.9, 3.6  # MNIST's own strokes, pixels of its 20-pixel box: 5th and 95th percentile
+THINNEST, THICKEST = 2.5, 3.0  # pixels of the box: the middle of MNIST's own strokes, quartiles 2.1 and 2.9
 
 
+# Paper and ink.
+WIDEST_STROKE = 0.3  # of the short side; what is wider is paper, shadow or table, never a pen's stroke
+NOISE_FACTOR = 6.0  # ink stands out from the paper's grain by more than its rare extremes (4-5 deviations)
+LEAST_CONTRAST = 0.035  # of the full range: an eye, too, sees no writing in less than 9 of 255 levels
+EDGE = 0.3  # of the ink's contrast: a stroke ends there; below one half, for the pen that ran dry
+PAPER_WINDOW = 6  # strokes wide: paper is seen round every stroke, also where two of them meet
+RULING = 1 / 60  # of the picture: a printed line is thinner than that, a sheet shows few of them
+PRESSURE = 0.4  # of the digit's full ink: a paler stroke is brought up to it, a still paler one is a smudge
+RIM = 0.02  # of the picture: so near the rim counts as touching it
+SMALLEST = 1 / 30  # of the picture: what is smaller is a blot, or too far away to be read
+TABLE = 4  # times the ink of the largest piece in the middle: more than a digit at the rim ever has
+SOFT = 0.02  # of the picture: even a blurred pen's edge is no wider, a shadow's is
+SHARP = 0.65  # of the ink's contrast lies in that step: digits looked at 0.82 and more, soft shadows to 0.57
+
+MOST_STROKES = 300  # a sheet of ten rows of ten digits, each in three strokes
+
+# Strokes, in units of the digit's height.
+SPECK = 0.12  # a dot of this size is no stroke of a digit
+FRAGMENT = 0.5  # a smaller piece is not a digit by itself: the hat of a 5, the bar of a broken 4
+FLAT = 6  # times as wide as high: no digit but a dash, an underline, a sheet's edge
+NEAR = 0.25  # how far a fragment may lie from the digit that it belongs to
+
+
+# Of 439 real digits three got less than 0.6, so this refuses hardly one; of letters it catches about one in five.
+LEAST_SURE = 0.5
 AT_ONCE = 32  # pictures prepared and read together
-LEAST_SURE = 0.5  # a digit less probable than that is none
 
 
 class PictureError(Exception):
@@ -75,7 +85,7 @@ class Digit(NamedTuple):
 
 def open_picture(path):
     """Returns the picture at `path` as float32 [h, w, 3] in 0..1, upright, at most LONGEST_SIDE long."""
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below with a sentence
+    warnings.filterwarnings("ignore", module="PIL")  # what is wrong is said below in one sentence
     try:
         with Image.open(path) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -84,14 +94,16 @@ def open_picture(path):
             image = ImageOps.exif_transpose(image)
             return _shrink(_to_rgb(image))
     except Image.DecompressionBombError:
-        raise PictureError("claims more than %d million pixels: scale it down." % (MOST_PIXELS // 10**6)) from None
+        raise PictureError(f"claims more than {MOST_PIXELS // 10**6} million pixels: shrink it.") from None
     except FileNotFoundError:
+        if "://" in str(path):
+            raise PictureError("is a web address: download the picture and name its file.") from None
         raise PictureError("does not exist: check the path.") from None
     except IsADirectoryError:
         raise PictureError("is a folder: name the pictures in it.") from None
     except PermissionError:
         raise PictureError("may not be read: change its permissions.") from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.UnidentifiedImageError):
+    except Exception:  # a damaged file makes Pillow's decoders trip over anything
         raise PictureError("is no picture or is damaged: save it again as PNG or JPEG.") from None
 
 
@@ -116,20 +128,20 @@ def _shrink(image):
     scale = LONGEST_SIDE / max(image.size)
     if scale < 1:
         size = [max(1, round(side * scale)) for side in image.size]
-        image = image.resize(size, Image.BILINEAR, reducing_gap=2.0)
+        image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(image, np.float32) / 255
 
 
 # ---------------------------------------------------------------- arrays as pictures
 
 
-def resize(grey, height, width, how=Image.BICUBIC):
+def resize(grey, height, width, how=Image.Resampling.BICUBIC):
     """Returns float32 [h, w] scaled to [height, width], anti-aliased when it shrinks."""
     return np.asarray(Image.fromarray(np.ascontiguousarray(grey, np.float32)).resize((width, height), how))
 
 
 def running(extreme, grey, size):
-    """Returns np.maximum or np.minimum of `grey` [h, w] over centred windows of `size`: (height, width) or a side."""
+    """Returns np.maximum or np.minimum of `grey` [h, w] over centred windows, size (high, wide) or a side."""
     for axis, side in enumerate(np.broadcast_to(size, 2)):
         if side <= 1:
             continue
@@ -156,7 +168,7 @@ def grey_from_colour(picture):
     """
     small = picture[:: max(1, picture.shape[0] // 250), :: max(1, picture.shape[1] // 250)]
     height, width = small.shape[:2]
-    blurred = [resize(resize(c, 4, 4, Image.BOX), height, width) for c in np.moveaxis(small, 2, 0)]
+    blurred = [resize(resize(c, 4, 4, Image.Resampling.BOX), height, width) for c in np.moveaxis(small, 2, 0)]
     details = (small - np.stack(blurred, 2)).reshape(-1, 3)
     axis = np.linalg.eigh(details.T @ details)[1][:, -1]
     axis *= 1 if axis.sum() >= 0 else -1
@@ -164,11 +176,11 @@ def grey_from_colour(picture):
 
 
 def ink_is_dark(grey):
-    """Returns whether the ink of `grey` [h, w] is its dark or its light side.
+    """Returns whether the ink of `grey` [h, w] is its dark side: ink is rarer than paper and off the rim.
 
-    Ink is the rarer side and keeps away from the rim; a slope or a bow of the light is taken out first.
+    The light's slope and bow are taken out first: a dark corner is no ink.
     """
-    small = resize(grey, 48, 48, Image.BOX)
+    small = resize(grey, 48, 48, Image.Resampling.BOX)
     y, x = np.mgrid[-1:1:48j, -1:1:48j]
     bow = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], -1).reshape(-1, 6)
     flat = small - (bow @ np.linalg.lstsq(bow, small.ravel(), rcond=None)[0]).reshape(48, 48)
@@ -177,7 +189,7 @@ def ink_is_dark(grey):
 
 
 def ink_of(grey):
-    """Returns (contrast float32 [h, w], level): how much darker than the paper each pixel is, ink above level.
+    """Returns (contrast float32 [h, w], level): how much darker than its paper each pixel is; ink > level.
 
     Twice: the first look only finds out how wide the strokes are, so that the second can take every wider
     thing (a shadow, a dark corner, the table) for paper.
@@ -191,6 +203,22 @@ def ink_of(grey):
     return contrast, level
 
 
+def plain_ink_of(grey):
+    """Returns (contrast, level) as `ink_of`, against one paper: the middle grey of the rim.
+
+    For a picture that a single digit fills: too little paper is left in it to follow the light across it.
+    """
+    rim = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    contrast = np.median(rim) - grey
+    lightest, darkest = np.percentile(contrast, [2, 98])
+    if -lightest > darkest:  # light ink: it stands out further than any unevenness of its ground
+        contrast, darkest = -contrast, -lightest
+    level = darkest / 2
+    if level < LEAST_CONTRAST:
+        raise PictureError("shows no digit: write larger or with a darker pen.")
+    return contrast, level
+
+
 def contrast_to_paper(grey, window):
     """Returns float32 [h, w]: how much darker than the paper around it each pixel is.
 
@@ -199,17 +227,18 @@ def contrast_to_paper(grey, window):
     """
     height, width = grey.shape
     shrink = max(1, int(window / 12))  # the paper is smooth: a coarse picture of it will do
-    small = resize(grey, -(-height // shrink), -(-width // shrink), Image.BOX)
+    small = resize(grey, -(-height // shrink), -(-width // shrink), Image.Resampling.BOX)
     window = max(3, round(window / shrink))
-    paper = running(np.minimum, running(np.maximum, small, window), window)
-    contrast = resize(paper, height, width, Image.BILINEAR) - grey
-    return contrast - np.median(contrast)  # most of a picture is paper: its grain lies around 0
+    paper = running(np.minimum, running(np.maximum, small, window), window + 2)  # 2: its edges stay outside
+    contrast = resize(paper, height, width, Image.Resampling.BILINEAR) - grey
+    return contrast
 
 
 def threshold(contrast):
     """Returns the contrast above which a pixel is ink; raises PictureError when none stands out."""
-    grain = 1.48 * np.median(np.abs(contrast))  # the deviation, by the median that ink cannot move
-    least = max(NOISE_FACTOR * grain, LEAST_CONTRAST)
+    faintest, faint = np.percentile(contrast[::2, ::2], [5, 30])  # paper, even where ink fills half the picture
+    grain = (faint - faintest) / 1.12  # in deviations of a normal grain those two lie at -1.64 and -0.52
+    least = faint + 0.52 * grain + max(NOISE_FACTOR * grain, LEAST_CONTRAST)
     ink = contrast[contrast > least]
     if not ink.size:
         raise PictureError("shows no digit: write larger or with a darker pen.")
@@ -217,6 +246,15 @@ def threshold(contrast):
 
 
 # ---------------------------------------------------------------- strokes
+
+
+def runs(mask):
+    """Returns (start [n], end [n]) of the level runs of ink of mask [h, w], in rows of w + 1 pixels."""
+    rows = np.pad(mask, ((0, 0), (0, 1))).ravel()  # the extra pixel of paper ends a run at the rim
+    change = np.flatnonzero(rows[1:] != rows[:-1]) + 1
+    if rows[0]:
+        change = np.concatenate([[0], change])
+    return change[::2], change[1::2]
 
 
 def label(mask):
@@ -227,10 +265,7 @@ def label(mask):
     """
     height, width = mask.shape
     stride = width + 1
-    flat = np.zeros(height * stride + 1, np.int8)
-    flat[:-1].reshape(height, stride)[:, :width] = mask
-    change = np.diff(flat, prepend=0)
-    start, end = np.flatnonzero(change == 1), np.flatnonzero(change == -1)
+    start, end = runs(mask)
     first = np.searchsorted(end + stride, start, "left")  # runs of the row above from first to last touch
     last = np.searchsorted(start + stride, end, "right")
     touching = np.maximum(last - first, 0)
@@ -247,17 +282,11 @@ def label(mask):
     labels[mask] = np.repeat(piece + 1, end - start)
     row, left = np.divmod(start, stride)
     boxes = np.empty((len(roots), 4), int)
-    for column, (extreme, values, begin) in enumerate(
-        [
-            (np.minimum, left, width),
-            (np.minimum, row, height),
-            (np.maximum, left + end - start, 0),
-            (np.maximum, row + 1, 0),
-        ]
-    ):
-        side = np.full(len(roots), begin)
-        extreme.at(side, piece, values)
-        boxes[:, column] = side
+    boxes[:, :2], boxes[:, 2:] = (width, height), 0
+    for column, values in enumerate((left, row)):
+        np.minimum.at(boxes[:, column], piece, values)
+    for column, values in enumerate((left + end - start, row + 1), 2):
+        np.maximum.at(boxes[:, column], piece, values)
     return labels, boxes, np.bincount(piece, end - start, len(roots)).astype(int)
 
 
@@ -267,18 +296,20 @@ def sizes(boxes):
 
 
 def without_rulings(mask):
-    """Returns mask [h, w] without the thin lines that run from rim to rim: ruled or squared paper, sheet edges."""
+    """Returns mask [h, w] without thin lines from rim to rim: ruled or squared paper, sheet edges."""
     upright = ruling(mask.T).T
     return mask & ~ruling(mask) & ~upright
 
 
 def ruling(mask):
-    """Returns the pixels of mask [h, w] on thin lines across its whole width; strokes that cross them are not."""
+    """Returns the pixels of mask [h, w] on thin lines across its whole width, without strokes that cross."""
     height, width = mask.shape
-    thin = mask & (run_lengths(mask.T).T <= max(2, RULING * height))
+    thickness = run_lengths(mask.T).T
+    thin = mask & (thickness <= max(2, RULING * height))
     lean = max(1, height // 200)  # a line may lean: so much within the shortest piece of it
     piece = width // 8
-    pieces = running(np.minimum, running(np.maximum, thin, (2 * lean + 1, 1)), (1, piece))
+    gap = 2 * max(2, round(RULING * height)) + 1  # a crossing stroke or the upright lines of squared paper
+    pieces = running(np.minimum, running(np.maximum, thin, (2 * lean + 1, gap)), (1, piece + gap))
     lines = running(np.maximum, pieces, (1, 2 * piece))  # over the gaps that crossing strokes leave
     labels, boxes, _ = label(lines)
     across = np.concatenate([[False], sizes(boxes)[0] >= width])
@@ -286,47 +317,85 @@ def ruling(mask):
 
 
 def run_lengths(mask):
-    """Returns int [h, w]: the length of the level run of ink through each pixel of mask [h, w], 0 on paper."""
-    rows = np.pad(mask, ((0, 0), (0, 1))).astype(np.int8).ravel()
-    change = np.diff(rows, prepend=0)
-    lengths = np.flatnonzero(change == -1) - np.flatnonzero(change == 1)
-    runs = np.zeros(rows.size, int)
-    runs[rows > 0] = np.repeat(lengths, lengths)
-    return runs.reshape(len(mask), -1)[:, :-1]
+    """Returns int32 [h, w]: the length of the level run of ink through each pixel, 0 on paper."""
+    start, end = runs(mask)
+    lengths = np.zeros(mask.shape, np.int32)
+    lengths[mask] = np.repeat(end - start, end - start)
+    return lengths
 
 
-def strokes(mask):
-    """Returns (labels, boxes, areas, keep): the pieces of mask [h, w], keep [n] bool for those of digits."""
-    labels, boxes, areas = label(mask)
+def strokes(contrast, level):
+    """Returns (labels, boxes, areas, keep): the pieces of ink, keep [n] where one may be a digit's."""
+    labels, boxes, areas = label(contrast > level)
+    table = np.concatenate([[True], on_rim_only(labels, boxes, areas)])
+    labels, boxes, areas = label(without_rulings(~table[labels]))
     if not len(areas):
         raise PictureError("shows no digit: write larger or with a darker pen.")
-    height, width = mask.shape
     widths, heights = sizes(boxes)
+    sharp = is_sharp(contrast, labels, len(areas))
+    if not sharp.any():
+        raise PictureError("shows no digit, only a shadow: write with a darker pen.")
+    keep = sharp & (widths <= FLAT * heights)
+    keep = keep if keep.any() else sharp
     long = np.maximum(widths, heights)
-    inner = labels[height // 10 : height - height // 10, width // 10 : width - width // 10]
-    hollow = np.bincount(inner.ravel(), minlength=len(areas) + 1)[1:] < 0.05 * areas
-    frame = hollow & (widths > 0.8 * width) & (heights > 0.8 * height)
-    flat = widths > 6 * heights
-    keep = ~frame & ~flat if (~frame & ~flat).any() else ~flat | flat
-    digit = typical_size(long, areas, keep)
-    keep &= long >= SPECK * digit
+    keep &= long >= SPECK * digit_height(boxes, areas, keep)
+    if keep.sum() > MOST_STROKES:
+        raise PictureError("shows a pattern rather than digits: photograph them on plain paper.")
     return labels, boxes, areas, keep
 
 
-def typical_size(long, areas, keep):
-    """Returns the long side of the piece in which the median pixel of ink lies."""
-    order = np.argsort(np.where(keep, long, 0))
+def is_sharp(contrast, labels, count):
+    """Returns bool [count]: pieces whose outline is a small step from paper to ink, unlike a shadow's."""
+    mask = labels > 0
+    y, x = np.nonzero(mask & ~running(np.minimum, mask, 3))
+    height, width = labels.shape
+    step = max(3, round(SOFT * min(height, width)))
+    around = [
+        contrast[np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)]
+        for dy in (-step, 0, step)
+        for dx in (-step, 0, step)
+    ]
+    piece = labels[y, x]
+    outline = np.maximum(np.bincount(piece, minlength=count + 1), 1)
+    rise = np.bincount(piece, np.max(around, 0) - np.min(around, 0), count + 1) / outline
+    areas = np.maximum(np.bincount(labels.ravel(), minlength=count + 1), 1)
+    full = np.bincount(labels.ravel(), contrast.ravel(), count + 1) / areas
+    return (rise > SHARP * full)[1:]
+
+
+def on_rim_only(labels, boxes, areas):
+    """Returns bool [n]: pieces round the paper: frames, sheet edges, and what lies in a strip with the table."""
+    height, width = labels.shape
+    inner = labels[height // 6 : height - height // 6, width // 6 : width - width // 6]
+    outside = np.bincount(inner.ravel(), minlength=len(areas) + 1)[1:] < 0.05 * areas
+    slack = np.array([width, height]) * RIM
+    rims = (boxes[:, :2] <= slack).sum(1) + (boxes[:, 2:] >= [width, height] - slack).sum(1)
+    long = np.maximum(*sizes(boxes))
+    round_it = outside & (rims >= 2) & (long[~outside].max(initial=0) > SPECK * long)
+    # A first or last digit touches the rim, too, but has not many times the ink of those in the middle.
+    table = outside & (rims >= 1) & (areas > TABLE * areas[~outside].max(initial=areas.max() if outside.all() else 0))
+    for axis, length in enumerate((width, height)):
+        first, last = boxes[:, axis], boxes[:, axis + 2]
+        top = last[table & (last <= length / 6)].max(initial=0)
+        bottom = first[table & (first >= length * 5 / 6)].min(initial=length)
+        round_it |= (last <= top) | (first >= bottom)
+    return round_it
+
+
+def digit_height(boxes, areas, keep):
+    """Returns the height of the piece in which the median pixel of ink lies."""
+    heights = sizes(boxes)[1]
+    order = np.argsort(np.where(keep, heights, 0))
     ink = np.cumsum(np.where(keep, areas, 0)[order])
-    return long[order[np.searchsorted(ink, ink[-1] / 2)]]
+    return heights[order[np.searchsorted(ink, ink[-1] / 2)]]
 
 
 def group(boxes, areas, keep):
     """Returns a list of lists of piece numbers, one list for each digit."""
     widths, heights = sizes(boxes)
-    long = np.maximum(widths, heights)
-    digit = typical_size(long, areas, keep)
+    digit = digit_height(boxes, areas, keep)
     pieces = np.flatnonzero(keep)
-    big = [i for i in pieces if long[i] >= FRAGMENT * digit]
+    big = [i for i in pieces if heights[i] >= FRAGMENT * digit]
     owner = {i: i for i in big}
 
     def gaps(i, j):
@@ -346,6 +415,15 @@ def group(boxes, areas, keep):
     for i, j in owner.items():
         groups.setdefault(j, []).append(i)
     return list(groups.values())
+
+
+def large_enough(groups, boxes, side):
+    """Returns (groups, frames [n, 4]): the groups that are no mere dots on a picture `side` long."""
+    frames = np.array([[*boxes[g, :2].min(0), *boxes[g, 2:].max(0)] for g in groups])
+    large = np.maximum(*sizes(frames)) >= SMALLEST * side
+    if not large.any():
+        raise PictureError("shows no digit, only a dot: come nearer with the camera.")
+    return [g for g, ok in zip(groups, large, strict=True) if ok], frames[large]
 
 
 def reading_order(boxes):
@@ -414,8 +492,8 @@ def to_mnist(ink):
     faint = 2 * shrink - stroke_width(ink > 0.5)
     if faint > 0:  # finer than two pixels of the fine picture: shrinking would fade the stroke
         ink = running(np.maximum, ink, round(faint) + 1)
-    margin = 8
-    ink = fit_to_box(mend_thickness(np.pad(fit_to_box(ink), margin)))
+    room = 2 * FINE  # for strokes to grow
+    ink = fit_to_box(mend_thickness(np.pad(fit_to_box(ink), room)))
     height, width = (max(1, round(side / FINE)) for side in ink.shape)
     return centred(np.clip(resize(ink, height, width), 0, 1)).ravel()
 
@@ -424,9 +502,9 @@ def centred(ink):
     """Returns ink [<=20, <=20] placed by whole pixels in [28, 28] with its centre of mass at the centre."""
     height, width = ink.shape
     y, x = (
-        round(SIDE / 2 - (ink.sum(1 - axis) * (np.arange(n) + 0.5)).sum() / ink.sum())
-        for axis, n in enumerate(ink.shape)
-    )
+        round(SIDE // 2 - float(ink.sum(1 - axis) @ np.arange(length) / ink.sum()))
+        for axis, length in enumerate(ink.shape)
+    )  # MNIST's centre is the middle of pixel 14, half a pixel past the middle of the picture
     y, x = min(max(y, 0), SIDE - height), min(max(x, 0), SIDE - width)
     form = np.zeros((SIDE, SIDE), np.float32)
     form[y : y + height, x : x + width] = ink
@@ -446,19 +524,23 @@ def find_digits(picture):
     enlarged = max(1, -(-SHORTEST_SIDE // min(height, width))) if max(height, width) < LONGEST_SIDE / 2 else 1
     if enlarged > 1:
         grey = resize(grey, height * enlarged, width * enlarged)
-    if not ink_is_dark(grey):
-        grey = -grey
-    contrast, level = ink_of(grey)
-    labels, boxes, areas, keep = strokes(without_rulings(contrast > level))
-    groups = [np.flatnonzero(keep)] if max(height, width) <= ONE_DIGIT_SIDE else group(boxes, areas, keep)
-    frames = np.array([[*boxes[g, :2].min(0), *boxes[g, 2:].max(0)] for g in groups])
+    one = max(height, width) <= ONE_DIGIT_SIDE
+    if one:
+        contrast, level = plain_ink_of(grey)
+        labels, boxes, areas = label(contrast > level)
+        keep = np.maximum(*sizes(boxes)) >= SPECK * sizes(boxes)[1].max()
+    else:
+        contrast, level = ink_of(grey if ink_is_dark(grey) else -grey)
+        labels, boxes, areas, keep = strokes(contrast, level)
+    groups = [np.flatnonzero(keep)] if one else group(boxes, areas, keep)
+    groups, frames = large_enough(groups, boxes, max(contrast.shape))
     return [
-        Digit(tuple(frames[i] / enlarged), to_mnist(digit_ink(contrast, level, labels, groups[i], frames[i])))
+        Digit(tuple(frames[i] / enlarged), to_mnist(digit_ink(contrast, labels, groups[i], frames[i])))
         for i in reading_order(frames)
     ]
 
 
-def digit_ink(contrast, level, labels, pieces, frame):
+def digit_ink(contrast, labels, pieces, frame):
     """Returns float32 [h, w] in 0..1: the grey levels of one digit's pieces alone, 1 = its full ink."""
     left, top, right, bottom = frame
     window = slice(max(top - 2, 0), bottom + 2), slice(max(left - 2, 0), right + 2)
@@ -552,7 +634,7 @@ def read_pictures(paths, model):
 
 def doubt(probabilities):
     """Why digits with these probabilities, float32 [n, 10], are no answer to rely on; "" where they are one."""
-    if probabilities.max(axis=1).min() < LEAST_SURE:
+    if len(probabilities) and np.median(probabilities.max(axis=1)) < LEAST_SURE:
         return "shows nothing that is clearly a digit: write larger, or one digit apart from the other."
     return ""
 
@@ -594,13 +676,16 @@ def draw_text(image, text, left, top, width, size):
 
 def draw_answer(answer):
     """An RGB picture: the photo with its digits boxed, what the network saw, and the three likeliest digits of each."""
-    rows = 4
-    columns = -(-len(answer.digits) // rows)
-    image = Image.new("RGB", (504 + 250 * columns, 620), "white")
-    top = draw_text(image, caption(answer), 12, 12, image.width - 24, 18) + 16
-    image.paste(boxed_photo(answer, 480, image.height - 12 - top), (12, top))
+    photo = boxed_photo(answer, 480, 480)
+    rows, pitch = max(1, min(len(answer.digits), photo.height // 124)), 124
+    width = 504 + 250 * -(-len(answer.digits) // rows)
+    title = Image.new("RGB", (width, 200), "white")
+    top = draw_text(title, caption(answer), 12, 12, width - 24, 18) + 16
+    image = Image.new("RGB", (width, top + max(photo.height, rows * pitch) + 12), "white")
+    image.paste(title.crop((0, 0, width, top)))
+    image.paste(photo, (12, top))
     for i, (digit, probabilities) in enumerate(zip(answer.digits, answer.probabilities, strict=True)):
-        left, y = 504 + 250 * (i // rows), top + (image.height - top) // rows * (i % rows)
+        left, y = 504 + 250 * (i // rows), top + pitch * (i % rows)
         seen = Image.fromarray(np.uint8(digit.pixels.reshape(SIDE, SIDE) * 255))
         image.paste(seen.resize((112, 112), Image.Resampling.NEAREST), (left, y))
         for best in np.argsort(-probabilities)[:3]:
@@ -648,7 +733,7 @@ class Album:
 
 
 def given_path(text):
-    """The path that a user means: without the quotes, blanks and backslashes of a drag onto the terminal, `~` filled in."""
+    """The path that a user means who types it or drags it onto the terminal: quotes, blanks, backslashes and `~`."""
     path = text.strip()
     if len(path) > 1 and path[0] == path[-1] and path[0] in "'\"":
         path = path[1:-1]
@@ -696,12 +781,12 @@ def application(model):
     failed = False
     try:
         for _ in range(ask_number("input the number of test pictures:")):
-            while not (testPic := given_path(input("the path of test picture:"))):
+            while not (path := given_path(input("the path of test picture:"))):
                 print("That is no path: type the path of a picture.")
-            for answer in read_pictures([testPic], model):
+            for answer in read_pictures([path], model):
                 failed |= bool(answer.error)
                 if answer.error:
-                    print(f"{testPic} {answer.error}")
+                    print(as_line(answer))
                 else:
                     print(f"The prediction number is: {answer.number}\n({answer.probability:.1%} sure)")
     except EOFError:
