@@ -29,6 +29,7 @@ STEPS = 30000  # lecture: 50,000
 LEARNING_RATE_BASE = 0.2  # lecture: 0.1, x 0.99 an epoch; here a cosine decay to zero at the last step
 MOMENTUM = 0.9  # lecture: none; here Nesterov's
 REGULARIZER = 0.00001  # lecture: 0.0001; the distortions do most of its work
+SEED = 1  # of the first weights, the shuffling and the distortions; the threads' order still differs between runs
 SAVE_EVERY = 1000  # steps between checkpoints and progress lines; lecture: 1,000
 # Lecture: none.  Drawn evenly up to 15 degrees, 0.25, 18 %, 2 pixels, and 0.7 pixels of elastic noise.
 DISTORTIONS = {"rotation": 15, "shear": 0.25, "scale": 0.18, "shift": 2, "elastic": 0.7}
@@ -105,6 +106,12 @@ def training_graph(args):
     return train_op, loss, finite, tf.get_collection("queue_fill")[0]
 
 
+def remove_unfinished(model):
+    """Remove what a save that was killed or found the disk full has left in the folder `model`."""
+    for part in model.glob(f"{MODEL_NAME}-*temp*"):
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
 def save(sess, saver, finite, model, step):
     """Save a checkpoint of the step.
 
@@ -116,8 +123,7 @@ def save(sess, saver, finite, model, step):
     try:
         saver.save(sess, str(model / MODEL_NAME), global_step=step, write_meta_graph=False)
     except tf.errors.OpError as error:
-        for part in model.glob(f"{MODEL_NAME}-{step}*temp*"):
-            shutil.rmtree(part) if part.is_dir() else part.unlink()
+        remove_unfinished(model)
         raise UserError(
             f"{model} took no checkpoint at step {step} ({error.message}): make room, the earlier ones are whole."
         ) from None
@@ -183,7 +189,7 @@ def main():
     parser.add_argument("--batch_size", type=int, default=BATCH_SIZE, help="pictures a step (%(default)s)")
     parser.add_argument("--learning_rate", type=float, default=LEARNING_RATE_BASE, help="at step 0 (%(default)s)")
     parser.add_argument("--save_every", type=int, default=SAVE_EVERY, help="steps between checkpoints (%(default)s)")
-    parser.add_argument("--seed", type=int, help="of the first weights, the shuffling and the distortions")
+    parser.add_argument("--seed", type=int, default=SEED, help="of weights, shuffling and distortions (%(default)s)")
     parser.add_argument("--no_distortions", action="store_true", help="train on the pictures as they are")
     args = parser.parse_args()
     for name in ("steps", "batch_size", "save_every"):
@@ -192,6 +198,7 @@ def main():
 
     tf.set_random_seed(args.seed)
     with only_trainer(args.model):
+        remove_unfinished(args.model)
         signal_number = backward(args)
         if signal_number:
             print("Stopped and saved; run again to go on.")

@@ -31,6 +31,20 @@ def run(script, *arguments, status=0, cwd=None, **options):
     return done.stderr
 
 
+def run_with_small_disk(script, *arguments, limit):
+    """Run a script that can write no file of more than `limit` bytes; returns its standard error."""
+    path = str(ROOT / script)
+    code = (
+        f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+        f"sys.argv[0] = {path!r}; sys.path.insert(0, {str(ROOT)!r}); runpy.run_path({path!r}, run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, encoding="utf-8", timeout=120
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    return done.stderr
+
+
 def start(script, *arguments):
     """Start a script whose output can be read line by line from `.stdout`."""
     return subprocess.Popen(

@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from conftest import run, start, steps_printed
+from conftest import run, run_with_small_disk, start, steps_printed
 
 import mnist_forward
 from mnist_forward import tf
@@ -174,28 +174,13 @@ def test_a_moved_folder_goes_on(data, model, tmp_path):
 
 def test_a_full_disk_ends_the_run_and_keeps_the_earlier_checkpoints(data, tmp_path):
     train(data, tmp_path, steps=20)
-    limit = f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({2 * 2**20}, {2 * 2**20})); "
-    script = mnist_forward.HERE / "mnist_backward.py"
-    import subprocess
-    import sys
-
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"{limit}sys.argv[0] = {str(script)!r}; runpy.run_path({str(script)!r}, run_name='__main__')",
-            "--data",
-            data,
-            "--model",
-            tmp_path,
-            "--steps",
-            "40",
-        ],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-    )
-    assert done.returncode == 1 and "took no checkpoint" in done.stderr and "Traceback" not in done.stderr
+    said = run_with_small_disk("mnist_backward.py", "--data", data, "--model", tmp_path, "--steps", 40, limit=2 * 2**20)
+    assert "took no checkpoint" in said and "make room" in said
     assert stored_steps(tmp_path) == [20]
     assert not list(tmp_path.glob("*temp*"))
     assert "step 20 of 30" in train(data, tmp_path, steps=30)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(data):
+    said = train(data, "/proc/model", status=1)
+    assert "can't be written to" in said and "--model" in said

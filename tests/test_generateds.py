@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import TEST, TRAIN, command, run
+from conftest import TEST, TRAIN, command, run, run_with_small_disk
 from PIL import Image
 
 import mnist_generateds
@@ -183,6 +183,16 @@ def test_killed_while_writing_leaves_nothing_half_under_a_final_name(tmp_path):
             path.unlink()
 
 
+def test_a_full_disk_leaves_the_earlier_records_whole(tmp_path, digits):
+    (_, (images, labels)) = digits
+    idx_folder(tmp_path, images[:300], labels[:300])
+    run("mnist_generateds.py", "--data", tmp_path)
+    said = run_with_small_disk("mnist_generateds.py", "--data", tmp_path, limit=100_000)
+    assert TRAIN_RECORDS in said and "make room" in said
+    assert count_records(tmp_path / TRAIN_RECORDS) == count_records(tmp_path / TEST_RECORDS) == 300
+    assert not list(tmp_path.glob("*.part"))
+
+
 # ---- reading
 
 
@@ -246,7 +256,7 @@ def test_a_damaged_file_is_refused_before_a_queue_is_built(tmp_path):
     whole = path.read_bytes()
     one = len(whole) // 3
     rng = random.Random(1)
-    places = [place for place in rng.sample(range(1, len(whole)), 60) if place % one]
+    places = [place for place in rng.sample(range(1, len(whole)), 200) if place % one]
     cases = [whole[:place] for place in places]
     cases += [whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :] for place in places]
     for case in [b"", b"a text file\n" * 20, *cases]:
