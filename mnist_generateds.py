@@ -18,15 +18,13 @@ from pathlib import Path
 
 import numpy as np
 from google.protobuf.message import DecodeError  # comes with tensorflow
-from PIL import Image
 
 import mnist_forward
-from mnist_app import PictureError, pre_pic
+from mnist_app import SIDE, PictureError, pre_pic, rgb_image
 from mnist_forward import DATA_PATH, INPUT_NODE, OUTPUT_NODE, UserError, tf
 
 TRAIN_RECORDS = "mnist_train.tfrecords"
 TEST_RECORDS = "mnist_test.tfrecords"
-SIDE = 28  # pixels
 
 # The lecture reads one record a call, which is what its training waits for; a thousand a call is ten times as fast.
 READ_AT_ONCE = 1000
@@ -65,18 +63,18 @@ def read_idx(path, dimensions):
 
 
 def idx_samples(data, prefix):
-    """[(picture uint8 [28, 28], label int), ...] from the pair of IDX files of `prefix`, "train" or "t10k"."""
+    """[(784 bytes, label int), ...] from the pair of IDX files of `prefix`, "train" or "t10k"."""
     images_path, labels_path = data / f"{prefix}-images-idx3-ubyte.gz", data / f"{prefix}-labels-idx1-ubyte.gz"
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if len(images) != len(labels):
         raise UserError(f"{images_path} holds {len(images)} pictures and {labels_path} {len(labels)} labels.")
     if labels.max(initial=0) >= OUTPUT_NODE:
         raise UserError(f"{labels_path} holds the label {labels.max()}; the largest possible is {OUTPUT_NODE - 1}.")
-    return list(zip(images, labels.tolist(), strict=True))
+    return [(image.tobytes(), label) for image, label in zip(images, labels.tolist(), strict=True)]
 
 
 def labelled_samples(folder, label_file):
-    """[(picture's Path, label int), ...] from the lecture's text file of `name label` lines.
+    """[(784 bytes, label int), ...] from the lecture's text file of `name label` lines.
 
     Raises:
       UserError: names the bad lines; a name may hold spaces, and no name may lead out of the folder.
@@ -92,17 +90,20 @@ def labelled_samples(folder, label_file):
             continue
         name, _, label = line.strip().rpartition(" ")
         path = folder / name.strip()
-        if not name:
+        if not name or "\0" in name:
             complaint = f"{line!r} is not `name label`"
-        elif not (label.isascii() and label.isdigit() and int(label) < OUTPUT_NODE):
+        elif label not in map(str, range(OUTPUT_NODE)):
             complaint = f"the label {label!r} is no number from 0 to {OUTPUT_NODE - 1}"
         elif not path.resolve().is_relative_to(folder.resolve()):
             complaint = f"{name!r} leads out of {folder}"
         elif not path.is_file():
             complaint = f"there is no picture {path}"
         else:
-            samples.append((path, int(label)))
-            continue
+            try:
+                samples.append((network_pixels(path), int(label)))
+                continue
+            except PictureError as error:
+                complaint = f"{path} {error}"
         complaints.append(f"{label_file}:{number}: {complaint}")
     if complaints:
         more = f"\nand {len(complaints) - 10} more" if len(complaints) > 10 else ""
@@ -112,24 +113,18 @@ def labelled_samples(folder, label_file):
     return samples
 
 
-def network_pixels(picture):
-    """The 784 bytes that go into a record, 0 = paper .. 255 = ink, from a uint8 array or a picture's Path.
+def network_pixels(path):
+    """The 784 bytes, 0 = paper .. 255 = ink, that go into a record of the picture at `path`.
 
-    A picture of 28x28 that is light on dark is one already, as the lecture's are; any other goes through `pre_pic`.
+    A picture of 28x28 that is light on dark is taken as it is, as the lecture's are; any other goes through `pre_pic`.
+    Raises PictureError.
     """
-    if isinstance(picture, np.ndarray):
-        return picture.tobytes()
-    try:
-        with Image.open(picture) as image:
-            if image.size == (SIDE, SIDE):
-                grey = np.asarray(image.convert("L"))
-                if grey.mean() < 128:  # digits cover less than half of their square
-                    return grey.tobytes()
-        return np.rint(pre_pic(picture) * 255).astype(np.uint8).tobytes()
-    except PictureError as error:
-        raise UserError(f"{picture}: {error}") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{picture} can't be read as a picture ({error}): replace it.") from None
+    image = rgb_image(path)
+    if image.size == (SIDE, SIDE):
+        grey = np.asarray(image.convert("L"))
+        if grey.mean() < 128:  # digits cover less than half of their square
+            return grey.tobytes()
+    return np.rint(pre_pic(path) * 255).astype(np.uint8).tobytes()
 
 
 def example(pixels, label):
@@ -146,14 +141,14 @@ def example(pixels, label):
 
 
 def write_tfrecord(path, samples):
-    """Write [(picture, label), ...] to the TFRecord file `path`, which appears only when it is whole."""
+    """Write [(784 bytes, label), ...] to the TFRecord file `path`, which appears only when it is whole."""
     print(f"Writing {path}")
     part = path.with_name(path.name + ".part")
     progress = tf.keras.utils.Progbar(len(samples), verbose=1 if sys.stdout.isatty() else 0, unit_name="record")
     try:
         with tf.python_io.TFRecordWriter(str(part)) as writer:
-            for done, (picture, label) in enumerate(samples, 1):
-                writer.write(example(network_pixels(picture), label).SerializeToString())
+            for done, (pixels, label) in enumerate(samples, 1):
+                writer.write(example(pixels, label).SerializeToString())
                 if done % READ_AT_ONCE == 0 or done == len(samples):
                     progress.update(done)
         part.replace(path)
@@ -173,7 +168,7 @@ def count_records(path):
     Raises:
       UserError: names the file, the record and the command that makes a good file.
     """
-    cure = "write it again with `python mnist_generateds.py`"
+    cure = "write it again with `python mnist_generateds.py`, --data as here"
     if not path.is_file():
         raise UserError(f"{path} is missing: {cure}.")
     count = size = 0
@@ -187,6 +182,8 @@ def count_records(path):
                 raise ValueError(f"`img_raw` is not {INPUT_NODE} bytes")
             if sorted(label) != [0] * (OUTPUT_NODE - 1) + [1]:
                 raise ValueError(f"`label` is not {OUTPUT_NODE} int64, one-hot")
+    except tf.errors.PermissionDeniedError:
+        raise UserError(f"{path} may not be read: change its permissions.") from None
     except tf.errors.OpError:
         raise UserError(f"{path} is damaged or no TFRecord file, at record {count + 1}: {cure}.") from None
     except (ValueError, DecodeError) as error:

@@ -68,13 +68,14 @@ def test(model, data, once=False):
     """
     with tf.Graph().as_default():
         graph = judging_graph(data)
-        judged = waiting = None
+        judged = printed = waiting = None
         while True:
             newest = mnist_forward.checkpoints(model)[:1]
             if newest and newest != judged and (result := judge(model, *graph)):
                 step, right, total = result
-                print(f"After {step} training step(s), test accuracy = {right / total:g}", flush=True)
-                judged = newest
+                if step != printed:  # the trainer may have saved since `newest` was looked up
+                    print(f"After {step} training step(s), test accuracy = {right / total:g}", flush=True)
+                judged, printed = newest, step
             elif not newest and not waiting and not once:
                 waiting = f"No checkpoint in {model} yet: waiting for mnist_backward.py to save one."
                 print(waiting, flush=True)

@@ -76,7 +76,10 @@ def data(tmp_path_factory, digits):
     for name, (images, labels), count in zip(
         (mnist_generateds.TRAIN_RECORDS, mnist_generateds.TEST_RECORDS), digits, (TRAIN, TEST), strict=True
     ):
-        mnist_generateds.write_tfrecord(folder / name, list(zip(images[:count], labels[:count], strict=True)))
+        mnist_generateds.write_tfrecord(
+            folder / name,
+            [(image.tobytes(), label) for image, label in zip(images[:count], labels[:count], strict=True)],
+        )
     return folder
 
 

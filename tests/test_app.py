@@ -61,7 +61,7 @@ def test_odd_answers_are_asked_again_with_a_sentence(talk, tmp_path):
     assert said.count("is no number of pictures") == 7
     assert said.count("That is no path") == 1
     assert said.count("The prediction number is: 1") == 2
-    assert "gone.png does not exist" in said
+    assert "gone.png: does not exist" in said
     assert status == 1
 
 

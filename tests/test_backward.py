@@ -72,7 +72,7 @@ def test_a_stop_signal_saves_the_step_it_interrupts(data, tmp_path, number):
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "Stopped and saved" in said and "Traceback" not in said
+    assert "Stopped; run again to go on" in said and "Traceback" not in said
     last = steps_printed(said)[-1]
     assert stored_steps(tmp_path)[0] == last
     said = train(data, tmp_path, steps=last + 5)

@@ -1,16 +1,13 @@
 """The records: written from both sources, read back through the queues, refused when they are no good."""
 
 import gzip
-import os
 import random
-import signal
 import struct
-import subprocess
-import time
 
+import long_writes
 import numpy as np
 import pytest
-from conftest import TEST, TRAIN, command, run, run_with_small_disk
+from conftest import TEST, TRAIN, run, run_with_small_disk
 from PIL import Image
 
 import mnist_generateds
@@ -156,31 +153,12 @@ def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_written(tmp_path,
     (tmp_path / "labels.txt").write_text(lines + "text.png 1\n")
     source = [tmp_path / "pictures", tmp_path / "labels.txt"]
     said = run("mnist_generateds.py", "--data", tmp_path / "new", "--train", *source, "--test", *source, status=1)
-    assert "text.png" in said
-    assert list((tmp_path / "new").iterdir()) == []
+    assert "labels.txt:3: " in said and "text.png" in said
+    assert not (tmp_path / "new").exists()
 
 
-def test_killed_while_writing_leaves_nothing_half_under_a_final_name(tmp_path):
-    random.seed(3)
-    (tmp_path / "data").mkdir()
-    for name in os.listdir(mnist_generateds.DATA_PATH):
-        if name.endswith(".gz"):
-            (tmp_path / "data" / name).symlink_to(mnist_generateds.DATA_PATH / name)
-    for _ in range(2):
-        process = subprocess.Popen(
-            command("mnist_generateds.py", "--data", tmp_path / "data"), stdout=subprocess.DEVNULL
-        )
-        part = tmp_path / "data" / (TRAIN_RECORDS + ".part")
-        while not part.exists():
-            time.sleep(0.01)
-        time.sleep(random.uniform(0, 1))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        for name, count in ((TRAIN_RECORDS, 60000), (TEST_RECORDS, 10000)):
-            path = tmp_path / "data" / name
-            assert not path.exists() or count_records(path) == count
-        for path in (tmp_path / "data").glob("*.tfrecords"):
-            path.unlink()
+def test_killed_while_writing_leaves_nothing_half_under_a_final_name():
+    assert long_writes.kills(2, seed=3) == []
 
 
 def test_a_full_disk_leaves_the_earlier_records_whole(tmp_path, digits):

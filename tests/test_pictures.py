@@ -10,7 +10,7 @@ import long_pictures
 import numpy as np
 import pytest
 from conftest import ROOT
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from mnist_app import PictureError, open_picture, pre_pic
 
@@ -129,6 +129,14 @@ def bomb(path, side=50_000):
     header = struct.pack(">2I5B", side, side, 8, 0, 0, 0, 0)
     content = zlib.compress(bytes(1_000_000))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b""))
+
+
+def test_a_postscript_file_is_not_run(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments, **options: ran.append(arguments))
+    (tmp_path / "x.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    assert "save it again" in refused(tmp_path / "x.png")
+    assert not ran
 
 
 def test_a_decompression_bomb_is_refused_at_once(tmp_path):

@@ -2,11 +2,15 @@
 
 import shutil
 import signal
+import types
 
+import long_polls
 import numpy as np
+import pytest
 from conftest import TEST, run, start
 
 import mnist_forward
+import mnist_test
 from mnist_forward import tf
 
 
@@ -32,14 +36,13 @@ def test_no_checkpoint_is_said_with_the_cure(data, tmp_path):
     assert "holds no checkpoint: run mnist_backward.py first" in said
 
 
-def test_it_waits_judges_each_checkpoint_once_and_ends_quietly(data, model, tmp_path):
+def test_it_waits_judges_what_is_new_and_ends_quietly(data, model, tmp_path):
     watched = tmp_path / "model"
     process = start("mnist_test.py", "--data", data, "--model", watched)
     assert "waiting for mnist_backward.py" in process.stdout.readline()
     shutil.copytree(model, tmp_path / "copy")
     (tmp_path / "copy").rename(watched)
     assert process.stdout.readline().startswith("After 600 training step(s), test accuracy = ")
-    # Each is judged once: the next line comes only when another checkpoint is named as the newest.
     state = watched / "checkpoint"
     state.with_suffix(".part").write_text('model_checkpoint_path: "mnist_model-400"\n')
     state.with_suffix(".part").rename(state)
@@ -48,6 +51,14 @@ def test_it_waits_judges_each_checkpoint_once_and_ends_quietly(data, model, tmp_
     said, _ = process.communicate(timeout=30)
     assert said == ""
     assert process.returncode == 130
+
+
+def test_a_checkpoint_is_judged_only_once(data, model, monkeypatch, capsys):
+    polls = iter(range(2))
+    monkeypatch.setattr(mnist_test, "time", types.SimpleNamespace(sleep=lambda _: next(polls)))
+    with pytest.raises(StopIteration):  # in the third poll
+        mnist_test.test(model, data)
+    assert capsys.readouterr().out.count("test accuracy") == 1
 
 
 def test_a_checkpoint_deleted_before_it_is_read_is_no_error(data, model, tmp_path, monkeypatch, capsys):
@@ -64,3 +75,7 @@ def test_a_checkpoint_deleted_before_it_is_read_is_no_error(data, model, tmp_pat
         path = mnist_forward.restore_newest(sess, tf.train.Saver(variables), variables, copy)
     assert mnist_forward.stored_step(path) == 400
     assert capsys.readouterr().err == "", "no damage is reported"
+
+
+def test_polls_beside_a_trainer_that_saves_at_every_step(data, tmp_path):
+    assert long_polls.poll_beside_trainer(data, tmp_path, 40) == []
