@@ -671,7 +671,7 @@ def draw_text(image, text, left, top, width, size):
 def draw_answer(answer):
     """An RGB picture: the photo with its digits boxed, what the network saw, and the three likeliest digits of each."""
     photo = boxed_photo(answer, 480, 480)
-    rows, pitch = max(1, min(len(answer.digits), photo.height // 124)), 124
+    rows, pitch = max(1, min(len(answer.digits), 3)), 124
     width = 504 + 250 * -(-len(answer.digits) // rows)
     title = Image.new("RGB", (width, 600), "white")
     top = draw_text(title, as_line(answer, Path(answer.path).name), 12, 12, width - 24, 18) + 16
@@ -683,7 +683,7 @@ def draw_answer(answer):
         seen = Image.fromarray(np.uint8(digit.pixels.reshape(SIDE, SIDE) * 255))
         image.paste(seen.resize((112, 112), Image.Resampling.NEAREST), (left, y))
         for best in np.argsort(-probabilities)[:3]:
-            y = draw_text(image, f"{best}  {probabilities[best]:.1%}", left + 124, y, 126, 18) + 10
+            y = draw_text(image, f"{best}  {probabilities[best]:.1%}", left + 124, y, 200, 18) + 10
     return image
 
 
