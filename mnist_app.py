@@ -248,6 +248,7 @@ def threshold(contrast):
     faintest, faint = np.percentile(contrast[::2, ::2], [5, 30])  # paper, even where ink fills half the picture
     grain = (faint - faintest) / 1.12  # in deviations of a normal grain those two lie at -1.64 and -0.52
     least = faint + 0.52 * grain + max(NOISE_FACTOR * grain, LEAST_CONTRAST)
+    least = max(least, LEAST_CONTRAST)  # the interpolated paper may lie below the picture's
     ink = contrast[contrast > least]
     if not ink.size:
         raise PictureError(NO_DIGIT)
