@@ -1,6 +1,7 @@
 """What the tests share: the scripts run as a user runs them, on a small data folder and a network trained on it."""
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import mnist_generateds  # noqa: E402
+
+# Started in the background, pytest would hand on to the scripts that Ctrl-C is to be ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TRAIN, TEST = 3000, 500  # pictures in the small data folder
 
