@@ -63,7 +63,7 @@ FLAT = 6  # times as wide as high: no digit but a dash, an underline, a sheet's 
 NEAR = 0.25  # how far a fragment may lie from the digit that it belongs to
 MOST_STROKES = 300  # a sheet of ten rows of ten digits, each in three strokes
 
-# Of 439 real digits three got less than 0.6, so this refuses hardly one; of letters it catches about one in five.
+# Of 439 real digits three got less than 0.6, so this refuses hardly one; of letters it catches few.
 LEAST_SURE = 0.5
 AT_ONCE = 32  # pictures prepared and read together
 
