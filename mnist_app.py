@@ -17,6 +17,8 @@ import os
 import re
 import textwrap
 import warnings
+import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -29,9 +31,9 @@ from mnist_forward import INPUT_NODE, MODEL_SAVE_PATH, UserError, tf
 
 warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a picture is said in one sentence
 
-# The picture as opened.  A hand-written digit fills at least a twentieth of its photo, so at 800 pixels it is
-# still 40 high, twice what the network sees: more pixels only cost time.
-LONGEST_SIDE = 800
+# The picture as opened.  A hand-written digit fills at least a twentieth of its photo, so at 1,000 pixels it
+# is still 50 high, twice what the network sees: more pixels only cost time.
+LONGEST_SIDE = 1000
 SHORTEST_SIDE = 112  # a 28x28 picture enlarged four times: a stroke is then several pixels wide and has edges
 MOST_PIXELS = 100_000_000  # as decoded; more would not fit into memory a few at a time
 ONE_DIGIT_SIDE = 40  # two legible digits side by side do not fit in so few pixels
@@ -40,7 +42,9 @@ ONE_DIGIT_SIDE = 40  # two legible digits side by side do not fit in so few pixe
 SIDE = 28
 BOX = 20
 FINE = 4  # strokes are measured and mended at four times MNIST's resolution
-THINNEST, THICKEST = 2.5, 3.0  # pixels of the box; half of MNIST's own strokes lie between 2.1 and 2.9
+# Pixels of the box.  Half of MNIST's own strokes lie between 2.1 and 2.9, an eighth below 1.8: a loop that a pen
+# of that range left open stays open.
+THIN, MIDDLING, THICK = 1.8, 2.6, 3.0
 
 # Paper and ink.
 WIDEST_STROKE = 0.3  # of the short side; what is wider is paper, shadow or table, never a pen's stroke
@@ -63,8 +67,16 @@ FLAT = 6  # times as wide as high: no digit but a dash, an underline, a sheet's 
 NEAR = 0.25  # how far a fragment may lie from the digit that it belongs to
 MOST_STROKES = 300  # a sheet of ten rows of ten digits, each in three strokes
 
-# Of 439 real digits three got less than 0.6, so this refuses hardly one; of letters it catches few.
+# No digit.  Of 439 real digits three got less than 0.6, so this refuses hardly one, but few letters, too.
 LEAST_SURE = 0.5
+# A digit that is further from all familiar ones of its class than 4 in 1,000 training digits are from one another
+# is none: that refuses three of four letters and drawings, and one or two real digits of 1,000.
+STRANGE = 0.004
+FAMILIAR = "familiar.npz"  # beside the checkpoints
+MOST_SLANT = 0.7
+# [28, 14]: the triangle filter that halves a side; without its blur a line beside a line would be no likeness at all.
+HALF = np.maximum(0, 1 - np.abs(np.arange(SIDE)[:, None] - (2 * np.arange(SIDE // 2) + 0.5)) / 2).astype(np.float32)
+
 AT_ONCE = 32  # pictures prepared and read together
 
 NO_DIGIT = "shows no digit: write larger or with a darker pen."
@@ -465,10 +477,10 @@ def stroke_width(mask):
 def mend_thickness(ink):
     """Returns ink [h, w] at FINE resolution with strokes no thinner and no thicker than MNIST's."""
     width = stroke_width(ink > 0.5) / FINE
-    if width < THINNEST:
-        return widen(ink, np.maximum, (THINNEST - width) / 2 * FINE)
-    if width > THICKEST:
-        return widen(ink, np.minimum, (width - THICKEST) / 2 * FINE)
+    if width < THIN:
+        return widen(ink, np.maximum, (MIDDLING - width) / 2 * FINE)
+    if width > THICK:
+        return widen(ink, np.minimum, (width - THICK) / 2 * FINE)
     return ink
 
 
@@ -571,6 +583,78 @@ def pre_pic(picture_path):
     return largest.pixels[None]
 
 
+# ---------------------------------------------------------------- a digit or not
+
+
+def outlines(pictures):
+    """Returns float32 [n, 196], for comparing: pictures [n, 784] without their slant, at half size, of length 1."""
+    ink, at = pictures.reshape(-1, SIDE, SIDE), np.arange(SIDE, dtype=np.float32)
+    mass = np.maximum(ink.sum((1, 2)), 1e-6)
+    down = at - (ink.sum(2) @ at / mass)[:, None]
+    across = at - (ink.sum(1) @ at / mass)[:, None]
+    slant = np.einsum("nyx,ny,nx->n", ink, down, across) / np.maximum(np.einsum("nyx,ny->n", ink, down**2), 1e-6)
+    source = at + (np.clip(slant, -MOST_SLANT, MOST_SLANT)[:, None] * down)[:, :, None]
+    source = np.clip(source, 0, SIDE - 1 - 1e-3)
+    left = source.astype(int)
+    share = source - left
+    upright = np.take_along_axis(ink, left, 2) * (1 - share) + np.take_along_axis(ink, left + 1, 2) * share
+    halved = (HALF.T @ upright @ HALF).reshape(-1, SIDE * SIDE // 4)
+    return halved / np.maximum(np.linalg.norm(halved, axis=1, keepdims=True), 1e-6)
+
+
+def write_familiar(model, pictures, classes):
+    """Write what the app compares with to the folder `model`: outlines of training pictures, and how far is strange.
+
+    Args:
+      model: folder.
+      pictures: float32 [n, 784], 0..1; some thousands of them.
+      classes: int [n].
+    """
+    seen = np.concatenate([outlines(some) for some in np.array_split(pictures, -(-len(pictures) // 1000))])
+    apart = []
+    for i in np.unique(classes):
+        alike = seen[classes == i] @ seen[classes == i].T
+        np.fill_diagonal(alike, 0)
+        apart.extend(1 - alike.max(1))
+    part = model / (FAMILIAR + ".part")
+    try:
+        with open(part, "wb") as file:
+            levels = np.uint8(seen / seen.max(axis=1, keepdims=True) * 255)
+            np.savez_compressed(file, outlines=levels, classes=classes, strange=np.quantile(apart, 1 - STRANGE))
+        part.replace(model / FAMILIAR)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@functools.cache
+def familiar(model):
+    """({class: outlines float32 [n, 196]}, the distance that is strange), or None: a model trained by the lecture's
+    program has none.  Raises UserError where the file is damaged."""
+    path = Path(model) / FAMILIAR
+    try:
+        with np.load(path) as file:  # numpy, as set here by default, unpickles nothing
+            seen, classes, strange = (file[name] for name in ("outlines", "classes", "strange"))
+        seen = seen / np.linalg.norm(seen, axis=1, keepdims=True).astype(np.float32)
+        return {int(i): seen[classes == i] for i in np.unique(classes)}, float(strange)
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+        raise UserError(f"{path} is damaged: delete it and run mnist_backward.py, which writes it anew.") from None
+
+
+def are_strange(pictures, answers, model):
+    """Returns bool [n]: which of the pictures [n, 784] resemble no training picture of the class that they got."""
+    known = familiar(model)
+    if not known or not len(pictures):
+        return np.zeros(len(pictures), bool)
+    looks = outlines(pictures)
+    distances = np.ones(len(pictures))
+    for i in np.unique(answers):
+        if i in known[0]:
+            distances[answers == i] = 1 - (looks[answers == i] @ known[0][i].T).max(1)
+    return distances > known[1]
+
+
 # ---------------------------------------------------------------- the network's answer
 
 
@@ -630,18 +714,15 @@ def read_pictures(paths, model):
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while some := list(itertools.islice(paths, AT_ONCE)):
             found = list(pool.map(found_digits, some))
-            pixels = [digit.pixels for digits, _ in found for digit in digits]
-            probabilities = network(np.reshape(pixels, [-1, INPUT_NODE]))
+            pixels = np.reshape([digit.pixels for digits, _ in found for digit in digits], [-1, INPUT_NODE])
+            probabilities = network(pixels.astype(np.float32))
+            doubtful = (probabilities.max(axis=1) < LEAST_SURE) | are_strange(pixels, probabilities.argmax(1), model)
             for path, (digits, error) in zip(some, found, strict=True):
                 own, probabilities = np.split(probabilities, [len(digits)])
-                yield Answer(path, digits, own, error or doubt(own))
-
-
-def doubt(probabilities):
-    """Why digits with these probabilities, float32 [n, 10], are no answer to rely on; "" where they are one."""
-    if len(probabilities) and np.median(probabilities.max(axis=1)) < LEAST_SURE:
-        return "shows nothing that is clearly a digit: write larger, or one digit apart from the other."
-    return ""
+                doubts, doubtful = np.split(doubtful, [len(digits)])
+                if not error and doubts.mean() > 0.5:
+                    error = "shows nothing that is clearly a digit: write larger, or one digit apart from the other."
+                yield Answer(path, digits, own, error)
 
 
 # ---------------------------------------------------------------- pictures of the answers

@@ -11,6 +11,7 @@ int64, one-hot.  `mnist_backward.py` and `mnist_test.py` read them with `get_tfr
 import argparse
 import functools
 import gzip
+import itertools
 import math
 import sys
 import zlib
@@ -193,6 +194,19 @@ def count_records(path):
     if not count:
         raise UserError(f"{path} is empty: {cure}.")
     return count
+
+
+def some_samples(path, most):
+    """At most about `most` records, evenly spread over a file that count_records has looked at.
+
+    Returns:
+      pictures, float32 [n, 784], 0 = paper .. 1 = ink; classes, int [n].
+    """
+    records = itertools.islice(tf.python_io.tf_record_iterator(str(path)), 0, None, -(-count_records(path) // most))
+    features = [tf.train.Example.FromString(record).features.feature for record in records]
+    pixels = b"".join(feature["img_raw"].bytes_list.value[0] for feature in features)
+    classes = np.argmax([feature["label"].int64_list.value for feature in features], axis=1)
+    return np.frombuffer(pixels, np.uint8).reshape(-1, INPUT_NODE) / np.float32(255), classes
 
 
 def read_tfrecord(serialized):

@@ -10,8 +10,25 @@ import numpy as np
 import pytest
 from conftest import ROOT, command, run
 from PIL import Image
+from test_preparation import drawn, on_paper
+
+import mnist_app
+from mnist_forward import UserError
 
 PIC = ROOT / "pic"
+# Letters and drawings that no digit resembles, as strokes from (0, 0) to (1, 1).
+NO_DIGITS = {
+    "A": [[(0, 1), (0.5, 0), (1, 1)], [(0.2, 0.6), (0.8, 0.6)]],
+    "H": [[(0, 0), (0, 1)], [(1, 0), (1, 1)], [(0, 0.5), (1, 0.5)]],
+    "K": [[(0, 0), (0, 1)], [(0.8, 0), (0, 0.5), (0.8, 1)]],
+    "M": [[(0, 1), (0, 0), (0.5, 0.6), (1, 0), (1, 1)]],
+    "W": [[(0, 0), (0.25, 1), (0.5, 0.3), (0.75, 1), (1, 0)]],
+    "X": [[(0, 0), (1, 1)], [(1, 0), (0, 1)]],
+    "house": [[(0, 0.45), (0.5, 0), (1, 0.45), (1, 1), (0, 1), (0, 0.45), (1, 0.45)]],
+    "envelope": [[(0, 0), (1, 0), (1, 0.7), (0, 0.7), (0, 0), (0.5, 0.4), (1, 0)]],
+    "star": [[(0.5, 0), (0.8, 0.9), (0, 0.35), (1, 0.35), (0.2, 0.9), (0.5, 0)]],
+    "hash": [[(0.3, 0), (0.3, 1)], [(0.7, 0), (0.7, 1)], [(0, 0.3), (1, 0.3)], [(0, 0.7), (1, 0.7)]],
+}
 
 
 @pytest.fixture
@@ -116,6 +133,46 @@ def test_many_pictures_with_bad_ones_among_them(model, tmp_path):
     lines = done.stdout.decode().splitlines()
     assert done.returncode == 1 and len(lines) == len(answers)
     assert lines[0].startswith(f"{folder / 'a.png'}: 1 (")
+
+
+@pytest.fixture(scope="module")
+def knowing_model(tmp_path_factory, model, digits):
+    """The small network of the tests beside as many familiar digits as the trainer takes from the whole set."""
+    folder = tmp_path_factory.mktemp("knowing") / "model"
+    shutil.copytree(model, folder)
+    ((images, labels), _) = digits
+    mnist_app.write_familiar(folder, images[:20000].reshape(-1, 784) / np.float32(255), labels[:20000])
+    return folder
+
+
+def test_most_letters_and_drawings_get_a_sentence(knowing_model, tmp_path):
+    for name, strokes in NO_DIGITS.items():
+        picture = on_paper(drawn(*strokes, box=(120, 60, 280, 220)))
+        Image.fromarray(np.uint8(picture * 255)).save(tmp_path / f"{name}.png")
+    done = subprocess.run(
+        command("mnist_app.py", "--model", knowing_model, tmp_path), capture_output=True, encoding="utf-8", timeout=60
+    )
+    refused = [line for line in done.stdout.splitlines() if "nothing that is clearly a digit" in line]
+    assert len(refused) >= 7, done.stdout
+
+
+def test_hardly_a_real_digit_is_taken_for_none(knowing_model, digits):
+    (_, (images, labels)) = digits
+    pictures = images[:2000].reshape(-1, 784) / np.float32(255)
+    assert mnist_app.are_strange(pictures, labels[:2000].astype(int), knowing_model).mean() < 0.01
+    upside_down = pictures[labels[:2000] == 4][:, ::-1]
+    assert mnist_app.are_strange(upside_down, np.full(len(upside_down), 4), knowing_model).mean() > 0.3
+
+
+def test_damaged_familiar_digits_are_said_with_the_cure(model, tmp_path):
+    whole = (model / mnist_app.FAMILIAR).read_bytes()
+    for number, damaged in enumerate((b"", whole[: len(whole) // 2], b"no archive")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / mnist_app.FAMILIAR).write_bytes(damaged)
+        with pytest.raises(UserError, match=r"is damaged: delete it and run mnist_backward\.py"):
+            mnist_app.familiar(folder)
+    assert mnist_app.familiar(tmp_path) is None, "a model of the lecture's program has none"
 
 
 def test_no_checkpoint_is_said_with_the_cure(tmp_path):

@@ -167,6 +167,11 @@ def test_thin_and_thick_strokes_become_mnist_s():
     assert alike(thin, thick) > 0.75
 
 
+def test_strokes_within_mnist_s_range_keep_their_thickness():
+    for pen in (18, 22):
+        assert ink_width(only(on_paper(drawn(TWO, pen=pen)))) == pytest.approx(20 * pen / (180 + pen), rel=0.2)
+
+
 def test_grey_levels_are_kept(two):
     levels = np.unique(np.rint(two.pixels * 255))
     assert len(levels) > 30
