@@ -69,11 +69,12 @@ MOST_STROKES = 300  # a sheet of ten rows of ten digits, each in three strokes
 
 # No digit.  Of 439 real digits three got less than 0.6, so this refuses hardly one, but few letters, too.
 LEAST_SURE = 0.5
-# A digit that is further from all familiar ones of its class than 4 in 1,000 training digits are from one another
+# A digit that is further from all familiar ones of its class than 3 in 1,000 training digits are from one another
 # is none: that refuses three of four letters and drawings, and one or two real digits of 1,000.
-STRANGE = 0.004
+STRANGE = 0.003
 FAMILIAR = "familiar.npz"  # beside the checkpoints
 MOST_SLANT = 0.7
+WIDTHS = (0.85, 1.0, 1.18)  # people write narrow and wide
 # [28, 14]: the triangle filter that halves a side; without its blur a line beside a line would be no likeness at all.
 HALF = np.maximum(0, 1 - np.abs(np.arange(SIDE)[:, None] - (2 * np.arange(SIDE // 2) + 0.5)) / 2).astype(np.float32)
 
@@ -586,20 +587,26 @@ def pre_pic(picture_path):
 # ---------------------------------------------------------------- a digit or not
 
 
-def outlines(pictures):
-    """Returns float32 [n, 196], for comparing: pictures [n, 784] without their slant, at half size, of length 1."""
+def outlines(pictures, width=1.0):
+    """Returns float32 [n, 196], for comparing: pictures [n, 784] without their slant, `width` times as wide, at half
+    size, of length 1."""
     ink, at = pictures.reshape(-1, SIDE, SIDE), np.arange(SIDE, dtype=np.float32)
     mass = np.maximum(ink.sum((1, 2)), 1e-6)
-    down = at - (ink.sum(2) @ at / mass)[:, None]
-    across = at - (ink.sum(1) @ at / mass)[:, None]
+    middle = (ink.sum(1) @ at / mass)[:, None]
+    down, across = at - (ink.sum(2) @ at / mass)[:, None], at - middle
     slant = np.einsum("nyx,ny,nx->n", ink, down, across) / np.maximum(np.einsum("nyx,ny->n", ink, down**2), 1e-6)
-    source = at + (np.clip(slant, -MOST_SLANT, MOST_SLANT)[:, None] * down)[:, :, None]
-    source = np.clip(source, 0, SIDE - 1 - 1e-3)
+    shift = np.clip(slant, -MOST_SLANT, MOST_SLANT)[:, None] * down
+    source = np.clip((middle + across / width)[:, None] + shift[:, :, None], 0, SIDE - 1 - 1e-3)
     left = source.astype(int)
     share = source - left
     upright = np.take_along_axis(ink, left, 2) * (1 - share) + np.take_along_axis(ink, left + 1, 2) * share
     halved = (HALF.T @ upright @ HALF).reshape(-1, SIDE * SIDE // 4)
     return halved / np.maximum(np.linalg.norm(halved, axis=1, keepdims=True), 1e-6)
+
+
+def likeness(pictures, seen):
+    """Returns float32 [n, m]: the cosine of pictures [n, 784], as wide as suits best, and outlines [m, 196]."""
+    return np.max([outlines(pictures, width) @ seen.T for width in WIDTHS], axis=0)
 
 
 def write_familiar(model, pictures, classes):
@@ -610,17 +617,17 @@ def write_familiar(model, pictures, classes):
       pictures: float32 [n, 784], 0..1; some thousands of them.
       classes: int [n].
     """
-    seen = np.concatenate([outlines(some) for some in np.array_split(pictures, -(-len(pictures) // 1000))])
-    apart = []
+    seen, apart = np.empty((len(pictures), SIDE * SIDE // 4), np.uint8), []
     for i in np.unique(classes):
-        alike = seen[classes == i] @ seen[classes == i].T
+        own = outlines(pictures[classes == i])
+        seen[classes == i] = own / own.max(axis=1, keepdims=True) * 255
+        alike = likeness(pictures[classes == i], own)
         np.fill_diagonal(alike, 0)
         apart.extend(1 - alike.max(1))
     part = model / (FAMILIAR + ".part")
     try:
         with open(part, "wb") as file:
-            levels = np.uint8(seen / seen.max(axis=1, keepdims=True) * 255)
-            np.savez_compressed(file, outlines=levels, classes=classes, strange=np.quantile(apart, 1 - STRANGE))
+            np.savez_compressed(file, outlines=seen, classes=classes, strange=np.quantile(apart, 1 - STRANGE))
         part.replace(model / FAMILIAR)
     finally:
         part.unlink(missing_ok=True)
@@ -647,11 +654,10 @@ def are_strange(pictures, answers, model):
     known = familiar(model)
     if not known or not len(pictures):
         return np.zeros(len(pictures), bool)
-    looks = outlines(pictures)
     distances = np.ones(len(pictures))
     for i in np.unique(answers):
         if i in known[0]:
-            distances[answers == i] = 1 - (looks[answers == i] @ known[0][i].T).max(1)
+            distances[answers == i] = 1 - likeness(pictures[answers == i], known[0][i]).max(1)
     return distances > known[1]
 
 
