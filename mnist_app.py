@@ -361,7 +361,9 @@ def strokes(contrast, level):
     keep = sharp & (widths <= FLAT * heights)
     keep = keep if keep.any() else sharp
     long = np.maximum(widths, heights)
-    keep &= long >= SPECK * digit_height(boxes, areas, keep)
+    on_rim = (boxes[:, :2] <= 0).any(1) | (boxes[:, 2:] >= labels.shape[::-1]).any(1)
+    # At the rim a small piece is the end of a shadow or of something beside the sheet rather than a loose stroke.
+    keep &= long >= np.where(on_rim, FRAGMENT, SPECK) * digit_height(boxes, areas, keep)
     if keep.sum() > MOST_STROKES:
         raise PictureError("shows a pattern rather than digits: photograph them on plain paper.")
     return labels, boxes, areas, keep

@@ -116,6 +116,12 @@ def test_frames_and_table_round_the_sheet_are_dropped(two):
     assert alike(only(on_paper(cover)), two) > 0.95
 
 
+def test_a_small_piece_at_the_border_is_no_stroke_of_the_digit(two):
+    cover = drawn(TWO, box=(150, 100, 250, 280))
+    cover[-14:, 90:120] = 1
+    assert alike(only(on_paper(cover)), two) > 0.95
+
+
 def test_a_digit_that_touches_the_border_is_kept():
     digits = find_digits(on_paper(np.maximum(drawn(TWO, box=(0, 60, 90, 240)), drawn(SEVEN, box=(200, 60, 290, 240)))))
     assert len(digits) == 2
