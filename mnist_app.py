@@ -42,9 +42,9 @@ ONE_DIGIT_SIDE = 40  # two legible digits side by side do not fit in so few pixe
 SIDE = 28
 BOX = 20
 FINE = 4  # strokes are measured and mended at four times MNIST's resolution
-# Pixels of the box.  Half of MNIST's own strokes lie between 2.1 and 2.9, an eighth below 1.8: a loop that a pen
-# of that range left open stays open.
-THIN, MIDDLING, THICK = 1.8, 2.6, 3.0
+# Pixels of the box.  Half of MNIST's own strokes lie between 2.1 and 2.9: a loop that a pen of that range left open
+# stays open.
+THIN, MIDDLING, THICK = 2.1, 2.6, 3.0
 
 # Paper and ink.
 WIDEST_STROKE = 0.3  # of the short side; what is wider is paper, shadow or table, never a pen's stroke
@@ -481,7 +481,8 @@ def mend_thickness(ink):
     """Returns ink [h, w] at FINE resolution with strokes no thinner and no thicker than MNIST's."""
     width = stroke_width(ink > 0.5) / FINE
     if width < THIN:
-        return widen(ink, np.maximum, (MIDDLING - width) / 2 * FINE)
+        wanted = min(MIDDLING, 2 * THIN - width)  # without a step at THIN: two pictures of a digit stay alike
+        return widen(ink, np.maximum, (wanted - width) / 2 * FINE)
     if width > THICK:
         return widen(ink, np.minimum, (width - THICK) / 2 * FINE)
     return ink
