@@ -642,13 +642,14 @@ def familiar(model):
     program has none.  Raises UserError where the file is damaged."""
     path = Path(model) / FAMILIAR
     try:
-        with np.load(path) as file:  # numpy, as set here by default, unpickles nothing
+        with np.load(path, allow_pickle=False) as file:
             seen, classes, strange = (file[name] for name in ("outlines", "classes", "strange"))
+        seen = seen.reshape(len(classes), SIDE * SIDE // 4)
         seen = seen / np.linalg.norm(seen, axis=1, keepdims=True).astype(np.float32)
         return {int(i): seen[classes == i] for i in np.unique(classes)}, float(strange)
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
         raise UserError(f"{path} is damaged: delete it and run mnist_backward.py, which writes it anew.") from None
 
 

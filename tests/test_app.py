@@ -172,6 +172,11 @@ def test_damaged_familiar_digits_are_said_with_the_cure(model, tmp_path):
         (folder / mnist_app.FAMILIAR).write_bytes(damaged)
         with pytest.raises(UserError, match=r"is damaged: delete it and run mnist_backward\.py"):
             mnist_app.familiar(folder)
+    np.savez(tmp_path / "foreign.npz", outlines=np.ones(5), classes=np.arange(3), strange=0.1)
+    (tmp_path / "0" / "other").mkdir()
+    (tmp_path / "foreign.npz").rename(tmp_path / "0" / "other" / mnist_app.FAMILIAR)
+    with pytest.raises(UserError, match="is damaged"):
+        mnist_app.familiar(tmp_path / "0" / "other")
     assert mnist_app.familiar(tmp_path) is None, "a model of the lecture's program has none"
 
 
