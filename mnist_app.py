@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import textwrap
 import warnings
 import zipfile
@@ -27,7 +28,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 import mnist_forward
-from mnist_forward import INPUT_NODE, MODEL_SAVE_PATH, UserError, tf
+from mnist_forward import INPUT_NODE, MODEL_SAVE_PATH, UserError, class_names, tf
 
 warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a picture is said in one sentence
 
@@ -329,6 +330,8 @@ def ruling(mask):
     height, width = mask.shape
     thickness = run_lengths(mask.T).T
     thin = mask & (thickness <= max(2, RULING * height))
+    if thin.any(axis=0).sum() < width / 2:  # what follows is slow, and most sheets are not ruled
+        return np.zeros_like(mask)
     lean = max(1, height // 200)  # a line may lean: so much within the shortest piece of it
     piece = width // 8
     gap = 2 * max(2, round(RULING * height)) + 1  # a crossing stroke or the upright lines of squared paper
@@ -669,26 +672,54 @@ def are_strange(pictures, answers, model):
 
 
 @functools.cache
-def restored_network(model):
-    """A function from pictures, float32 [n, 784], to probabilities, float32 [n, 10]; restored once for each folder.
+def restored(model):
+    """(sess, x, y): pictures x, float32 [n, 784], to probabilities y, float32 [n, classes]; once for each folder.
 
     Raises:
       UserError: the folder `model` holds no whole checkpoint of this network.
     """
     with tf.Graph().as_default():
         x = tf.placeholder(tf.float32, [None, INPUT_NODE])
-        y = tf.nn.softmax(mnist_forward.forward(x, None))
+        y = tf.nn.softmax(mnist_forward.forward(x, None, len(class_names(model))))
         variables = mnist_forward.averaged_variables()
         saver = tf.train.Saver(variables)
         sess = tf.Session()
     if not mnist_forward.restore_newest(sess, saver, variables, model):
         raise UserError(f"{model} holds no checkpoint: run mnist_backward.py first.")
-    return lambda pictures: sess.run(y, {x: pictures})
+    return sess, x, y
+
+
+def probabilities_of(pictures, model):
+    """Probabilities, float32 [n, classes], that the restored network gives to pictures, float32 [n, 784]."""
+    sess, x, y = restored(model)
+    return sess.run(y, {x: pictures})
 
 
 def restore_model(testPicArr, model=MODEL_SAVE_PATH):
-    """The lecture's function: the digit 0..9 that the restored network sees in an array, float32 [1, 784]."""
-    return int(restored_network(model)(testPicArr)[0].argmax())
+    """The lecture's function: the class, 0..9, that the restored network sees in an array, float32 [1, 784]."""
+    return int(probabilities_of(testPicArr, model)[0].argmax())
+
+
+def export_model(model, folder):
+    """Write the averaged network as a SavedModel, `pictures` float32 [n, 784] in 0..1 to `probabilities` [n, classes].
+
+    TensorFlow Serving looks for numbered versions, so it becomes folder/1, folder/2, ...; it gets that name when it was
+    loaded again and answered as the checkpoint does.
+    """
+    sess, x, y = restored(model)
+    versions = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+    part, version = folder / "unfinished", folder / str(max(versions, default=0) + 1)
+    shutil.rmtree(part, ignore_errors=True)
+    with sess.graph.as_default():
+        tf.saved_model.simple_save(sess, str(part), {"pictures": x}, {"probabilities": y})
+    some = np.random.default_rng(1).random([100, INPUT_NODE], np.float32)
+    with tf.Graph().as_default(), tf.Session() as again:
+        signature = tf.saved_model.load(again, ["serve"], str(part)).signature_def["serving_default"]
+        answers = again.run(signature.outputs["probabilities"].name, {signature.inputs["pictures"].name: some})
+    if not np.allclose(answers, probabilities_of(some, model), atol=1e-5):
+        raise UserError(f"{part} does not answer as {model} does: export it again.")
+    part.replace(version)
+    print(f"{version} is a SavedModel with the answers of {model}")
 
 
 class Answer(NamedTuple):
@@ -696,12 +727,14 @@ class Answer(NamedTuple):
 
     path: str
     digits: list  # of Digit
-    probabilities: np.ndarray  # float32 [n, 10], of each digit
+    probabilities: np.ndarray  # float32 [n, classes], of each digit
+    names: list  # of the classes
     error: str = ""
 
     @property
     def number(self):
-        return "".join(str(i) for i in self.probabilities.argmax(axis=1))
+        read = [self.names[i] for i in self.probabilities.argmax(axis=1)]
+        return ("" if max(map(len, self.names)) == 1 else " ").join(read)
 
     @property
     def probability(self):
@@ -719,20 +752,20 @@ def found_digits(path):
 
 def read_pictures(paths, model):
     """Yield an Answer for each path, in order, a few pictures at a time so that memory stays flat."""
-    network = restored_network(model)
-    paths = iter(paths)
+    restored(model)
+    paths, names = iter(paths), class_names(model)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while some := list(itertools.islice(paths, AT_ONCE)):
             found = list(pool.map(found_digits, some))
             pixels = np.reshape([digit.pixels for digits, _ in found for digit in digits], [-1, INPUT_NODE])
-            probabilities = network(pixels.astype(np.float32))
+            probabilities = probabilities_of(pixels.astype(np.float32), model)
             doubtful = (probabilities.max(axis=1) < LEAST_SURE) | are_strange(pixels, probabilities.argmax(1), model)
             for path, (digits, error) in zip(some, found, strict=True):
                 own, probabilities = np.split(probabilities, [len(digits)])
                 doubts, doubtful = np.split(doubtful, [len(digits)])
                 if not error and doubts.mean() > 0.5:
                     error = "shows nothing that is clearly a digit: write larger, or one digit apart from the other."
-                yield Answer(path, digits, own, error)
+                yield Answer(path, digits, own, names, error)
 
 
 # ---------------------------------------------------------------- pictures of the answers
@@ -749,6 +782,11 @@ def boxed_photo(answer, width, height):
     for digit in answer.digits:
         ImageDraw.Draw(photo).rectangle([side * scale for side in digit.box], outline="red", width=2)
     return photo
+
+
+def seen_by_network(pixels, side):
+    """Pixels, [784] in 0..1, as a Pillow image enlarged to `side` without smoothing."""
+    return Image.fromarray(np.uint8(pixels.reshape(SIDE, SIDE) * 255)).resize((side, side), Image.Resampling.NEAREST)
 
 
 def draw_text(image, text, left, top, width, size):
@@ -772,48 +810,45 @@ def draw_answer(answer):
     image.paste(photo, (12, top))
     for i, (digit, probabilities) in enumerate(zip(answer.digits, answer.probabilities, strict=True)):
         left, y = 504 + 250 * (i // rows), top + pitch * (i % rows)
-        seen = Image.fromarray(np.uint8(digit.pixels.reshape(SIDE, SIDE) * 255))
-        image.paste(seen.resize((112, 112), Image.Resampling.NEAREST), (left, y))
+        image.paste(seen_by_network(digit.pixels, 112), (left, y))
         for best in np.argsort(-probabilities)[:3]:
-            y = draw_text(image, f"{best}  {probabilities[best]:.1%}", left + 124, y, 200, 18) + 10
+            y = draw_text(image, f"{answer.names[best]:.20}  {probabilities[best]:.1%}", left + 124, y, 120, 18) + 10
     return image
 
 
-def draw_contact_sheet(answers):
-    """An RGB picture with a small photo of each answer, its digits boxed, above what was read."""
-    across, width, height = min(6, len(answers)), 220, 330
-    sheet = Image.new("RGB", (across * width, -(-len(answers) // across) * height), "white")
-    for i, answer in enumerate(answers):
+def contact_sheet(images, captions, across, width, height):
+    """An RGB picture with the images side by side, `across` in a row, each on width x height above its caption."""
+    across = min(across, len(images))
+    sheet = Image.new("RGB", (across * width, -(-len(images) // across) * height), "white")
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         left, top = i % across * width + 6, i // across * height + 6
-        sheet.paste(boxed_photo(answer, width - 12, 190), (left, top))
-        text = as_line(answer, Path(answer.path).name)
-        draw_text(sheet, text if len(text) <= 90 else f"{text[:40]} ... {text[-45:]}", left, top + 196, width - 12, 13)
+        sheet.paste(image, (left, top))
+        caption = caption if len(caption) <= 90 else f"{caption[:40]} ... {caption[-45:]}"
+        draw_text(sheet, caption, left, top + image.height + 4, width - 12, 13)
     return sheet
 
 
-class Album:
-    """Saves a picture of each answer in a folder, and a contact sheet of every 60 of them."""
+def save_picture(image, path):
+    """Save a Pillow image as PNG, which appears only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    image.save(part, format="PNG")
+    part.replace(path)
 
-    def __init__(self, folder):
-        self.folder, self.count, self.page = Path(folder), 0, []
 
-    def add(self, answer):
-        self.count += 1
-        self.save(draw_answer(answer), f"{self.count:04d}-{Path(answer.path).stem[:80]}")
-        self.page.append(answer)
-        if len(self.page) == 60:
-            self.finish_page()
-
-    def finish_page(self):
-        if len(self.page) > 1:
-            self.save(draw_contact_sheet(self.page), f"contact-sheet-{self.count:04d}")
-        self.page = []
-
-    def save(self, image, name):
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f"{name}.png.part"
-        image.save(part, format="PNG")
-        part.replace(self.folder / f"{name}.png")
+def album(answers, folder):
+    """Yield the answers on, and save a picture of each in `folder`, and a contact sheet of every 60 of them."""
+    for _, numbered in itertools.groupby(enumerate(answers, 1), lambda numbered: (numbered[0] - 1) // 60):
+        page = []
+        for number, answer in numbered:
+            save_picture(draw_answer(answer), folder / f"{number:04d}-{Path(answer.path).stem[:80]}.png")
+            yield answer
+            page.append(answer)
+        if len(page) > 1:
+            photos = [boxed_photo(answer, 208, 190) for answer in page]
+            captions = [as_line(answer, Path(answer.path).name) for answer in page]
+            sheet = contact_sheet(photos, captions, across=6, width=220, height=330)
+            save_picture(sheet, folder / f"contact-sheet-{number:04d}.png")
 
 
 # ---------------------------------------------------------------- paths and answers, as a user gives and gets them
@@ -866,7 +901,7 @@ def ask_number(prompt):
 
 def application(model):
     """The lecture's conversation: how many pictures, then each path and its answer; returns the exit status."""
-    restored_network(model)
+    restored(model)
     failed = False
     try:
         for _ in range(ask_number("input the number of test pictures:")):
@@ -889,20 +924,23 @@ def main():
     parser.add_argument("pictures", nargs="*", help="pictures, folders of pictures, patterns; none: ask for them")
     parser.add_argument("--model", type=Path, default=MODEL_SAVE_PATH, help="folder of the checkpoints (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument("--look", metavar="DIR", help="save there, for each picture, what was found, seen and answered")
+    parser.add_argument(
+        "--look", type=Path, metavar="DIR", help="save there, for each picture, what was found, seen and answered"
+    )
+    parser.add_argument(
+        "--export", type=Path, metavar="DIR", help="write the network there for TensorFlow Serving, and end"
+    )
     args = parser.parse_args()
+    if args.export:
+        return export_model(args.model, args.export)
     if not args.pictures:
         return application(args.model)
 
-    album = Album(args.look) if args.look else None
     failed = False
-    for answer in read_pictures(pictures_in(args.pictures), args.model):
+    answers = read_pictures(pictures_in(args.pictures), args.model)
+    for answer in album(answers, args.look) if args.look else answers:
         print(as_json(answer) if args.json else as_line(answer), flush=True)
         failed |= bool(answer.error)
-        if album:
-            album.add(answer)
-    if album:
-        album.finish_page()
     return int(failed)
 
 

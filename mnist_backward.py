@@ -12,7 +12,9 @@ rerun goes on from the newest checkpoint.  Test accuracy on 2 cores, `--seed` 1,
 import argparse
 import contextlib
 import datetime
+import json
 import math
+import os
 import shutil
 import signal
 import sqlite3
@@ -81,32 +83,40 @@ def stop_signals():
             signal.signal(number, handler)
 
 
-def training_graph(args):
-    """Build the queue, the network and the training step, in the default graph.
+def training_graph(args, task=0, tasks=1):
+    """Build the queue, the network and the training step, in the default graph, on machine `task` of `tasks`.
 
     Returns:
       train_op, which runs one step; loss, of its batch; finite, whether the weights are; queue_fill, 0..1.
     """
-    train_num_examples = mnist_generateds.count_records(args.data / mnist_generateds.TRAIN_RECORDS)
+    train_num_examples = mnist_generateds.count_examples(args.data, mnist_generateds.TRAIN_SET)
     print(f"{train_num_examples} training pictures, {train_num_examples / args.batch_size:g} steps an epoch")
     global_step = tf.train.create_global_step()
-    distortions = None if args.no_distortions else DISTORTIONS
+    distortions = DISTORTIONS if args.distortions else None
     faded = (tf.cast(global_step, tf.float32) / args.steps - FADE_FROM) / (1 - FADE_FROM)
-    strength = 1 - (1 - FADE_TO) * tf.clip_by_value(faded, 0, 1)
-    img_batch, label_batch = mnist_generateds.get_tfrecord(args.batch_size, True, args.data, distortions, strength)
-    y = mnist_forward.forward(img_batch, REGULARIZER)
+    strength = args.distortions * (1 - (1 - FADE_TO) * tf.clip_by_value(faded, 0, 1))
+    img_batch, label_batch = mnist_generateds.get_tfrecord(
+        args.batch_size, True, args.data, distortions, strength, task, tasks
+    )
+    y = mnist_forward.forward(img_batch, REGULARIZER, len(mnist_forward.class_names(args.data)))
 
     ce = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=y, labels=tf.argmax(label_batch, 1))
     loss = tf.reduce_mean(ce) + tf.add_n(tf.get_collection("losses"))
     learning_rate = tf.train.cosine_decay(args.learning_rate, global_step, args.steps)
-    train_step = tf.train.MomentumOptimizer(learning_rate, MOMENTUM, use_nesterov=True).minimize(
-        loss, global_step=global_step
-    )
+    train_step = tf.train.MomentumOptimizer(learning_rate, MOMENTUM, use_nesterov=True).minimize(loss)
     ema = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY, global_step)
-    with tf.control_dependencies([train_step]):
+    with tf.control_dependencies([train_step]):  # no further: several machines may be at the last step at once
+        counted = tf.assign(global_step, tf.minimum(global_step + 1, args.steps))
+    with tf.control_dependencies([counted]):
         train_op = ema.apply(tf.trainable_variables())
     finite = tf.is_finite(tf.global_norm(tf.trainable_variables()))
-    return train_op, loss, finite, tf.get_collection("queue_fill")[0]
+    queue_fill = tf.get_collection("queue_fill")[0]
+
+    tf.summary.scalar("loss", loss)
+    tf.summary.scalar("learning_rate", learning_rate)
+    tf.summary.scalar("queue_fill", queue_fill)
+    tf.summary.image("pictures", tf.reshape(img_batch[:6], [-1, mnist_app.SIDE, mnist_app.SIDE, 1]), max_outputs=6)
+    return train_op, loss, finite, queue_fill
 
 
 def remove_unfinished(model):
@@ -153,11 +163,13 @@ def backward(args):
     train_op, loss, finite, queue_fill = training_graph(args)
     variables = {variable.op.name: variable for variable in tf.global_variables()}
     saver = tf.train.Saver(variables, save_relative_paths=True)
+    summaries = tf.summary.merge_all()
     with tf.Session() as sess, stop_signals() as caught:
         sess.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
         step = resume(sess, saver, variables, args)
         if step >= args.steps:
             print(f"Nothing left to do; to train on, run with a larger total such as --steps {2 * step}.")
+        events = tf.summary.FileWriter(str(args.model), sess.graph)
         coord = tf.train.Coordinator()
         threads = tf.train.start_queue_runners(sess=sess, coord=coord)
         try:
@@ -169,18 +181,95 @@ def backward(args):
                     raise UserError(NOT_FINITE.format(step=step, model=args.model))
                 if step % args.save_every == 0 or step == args.steps or stopped:
                     rate = (step - since) / (time.perf_counter() - seconds)
-                    left = datetime.timedelta(seconds=round((args.steps - step) / rate))
-                    print(
-                        f"After {step} training step(s), loss on training batch is {loss_value:g}."
-                        f"  {rate:.0f} steps/s, {left} left, queue {sess.run(queue_fill):.0%} full",
-                        flush=True,
-                    )
+                    print(progress(step, loss_value, rate, args), f"queue {sess.run(queue_fill):.0%} full", flush=True)
                     save(sess, saver, finite, args.model, step)
+                    speed = tf.Summary.Value(tag="pictures_per_second", simple_value=rate * args.batch_size)
+                    events.add_summary(tf.Summary(value=[speed]), step)
+                    events.add_summary(sess.run(summaries), step)
                     since, seconds = step, time.perf_counter()
         finally:
             coord.request_stop()
             coord.join(threads)
+            events.close()
     return caught[0] if caught else None
+
+
+def progress(step, loss_value, rate, args):
+    """The lecture's line, and how fast the training is and how long it will last."""
+    left = datetime.timedelta(seconds=round((args.steps - step) / rate))
+    return f"After {step} training step(s), loss on training batch is {loss_value:g}.  {rate:.0f} steps/s, {left} left,"
+
+
+class Cluster:
+    """What the environment variable TF_CONFIG says, TensorFlow's convention for several machines.
+
+    {"cluster": {"ps": [host:port], "chief": [host:port], "worker": [host:port, ...]},
+     "task": {"type": "ps", "chief" or "worker", "index": of this machine}}
+    """
+
+    def __init__(self, text):
+        try:
+            config = json.loads(text)
+            self.spec = tf.train.ClusterSpec(config["cluster"])
+            self.job, self.index = config["task"]["type"], int(config["task"]["index"])
+            self.spec.task_address(self.job, self.index)
+            self.tasks = 1 + (self.spec.num_tasks("worker") if "worker" in self.spec.jobs else 0)
+            self.spec.num_tasks("ps"), self.spec.num_tasks("chief")
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"TF_CONFIG is not as the README shows it ({error}): correct it, or unset it.") from None
+        self.is_chief = self.job == "chief"
+        self.task = 0 if self.is_chief else 1 + self.index
+
+
+def backward_in_cluster(args, cluster):
+    """This machine's part of a training on several: the weights are with `ps`, the chief and the workers train them.
+
+    The chief initialises or restores, and saves; a worker waits until it has, and each may be killed and started again.
+    """
+    server = tf.train.Server(cluster.spec, cluster.job, cluster.index)
+    if cluster.job == "ps":
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # join is deaf to it
+        server.join()
+    own = f"/job:{cluster.job}/task:{cluster.index}"
+    with tf.device(tf.train.replica_device_setter(cluster=cluster.spec, worker_device=own)):
+        train_op, loss, _, queue_fill = training_graph(args, cluster.task, cluster.tasks)
+    variables = {variable.op.name: variable for variable in tf.global_variables()}
+    saver = tf.train.Saver(variables, save_relative_paths=True)
+    scaffold = tf.train.Scaffold(saver=saver, init_fn=lambda _, sess: resume(sess, saver, variables, args))
+    alone = tf.ConfigProto(device_filters=["/job:ps", own])  # or every start would wait for every machine
+    hooks = [tf.train.StopAtStepHook(last_step=args.steps)]
+    creator = tf.train.WorkerSessionCreator(scaffold, server.target, alone)
+    if cluster.is_chief:
+        creator = tf.train.ChiefSessionCreator(scaffold, server.target, alone)
+        every = {"save_steps": args.save_every, "scaffold": scaffold}
+        hooks.append(tf.train.CheckpointSaverHook(str(args.model), checkpoint_basename=MODEL_NAME, **every))
+        hooks.append(tf.train.SummarySaverHook(output_dir=str(args.model), **every))
+    with tf.train.MonitoredSession(creator, hooks) as sess, stop_signals() as caught:
+        since, seconds = None, time.perf_counter()
+        while not sess.should_stop() and not caught:
+            _, loss_value, step, fill = sess.run([train_op, loss, tf.train.get_global_step(), queue_fill])
+            if not math.isfinite(loss_value):
+                raise UserError(NOT_FINITE.format(step=step, model=args.model))
+            since = step if since is None else since
+            if step // args.save_every > since // args.save_every:
+                rate = (step - since) / (time.perf_counter() - seconds)
+                print(progress(step, loss_value, rate, args), f"queue {fill:.0%} full", flush=True)
+                since, seconds = step, time.perf_counter()
+    return caught[0] if caught else None
+
+
+def prepare_folder(args):
+    """Make the folder args.model ready to be trained in: its classes, its familiar digits, and nothing half written."""
+    begun = mnist_forward.checkpoints(args.model)
+    if begun:
+        mnist_forward.require_same_classes(args.model, args.data)
+    remove_unfinished(args.model)
+    names = mnist_forward.class_names(args.data)
+    if names != mnist_forward.class_names(args.model):
+        mnist_forward.write_classes(args.model, names)
+    if not begun or not (args.model / mnist_app.FAMILIAR).exists():
+        some = mnist_generateds.some_samples(args.data, mnist_generateds.TRAIN_SET, FAMILIAR_SAMPLES)
+        mnist_app.write_familiar(args.model, *some)
 
 
 def main():
@@ -192,25 +281,28 @@ def main():
     parser.add_argument("--learning_rate", type=float, default=LEARNING_RATE_BASE, help="at step 0 (%(default)s)")
     parser.add_argument("--save_every", type=int, default=SAVE_EVERY, help="steps between checkpoints (%(default)s)")
     parser.add_argument("--seed", type=int, default=SEED, help="of weights, shuffling and distortions (%(default)s)")
-    parser.add_argument("--no_distortions", action="store_true", help="train on the pictures as they are")
+    parser.add_argument("--distortions", type=float, default=1, help="their strength; 0: none (%(default)s)")
     args = parser.parse_args()
     for name, most in (("steps", 10**9), ("batch_size", 10**5), ("save_every", 10**9)):
         if not 1 <= getattr(args, name) <= most:
             parser.error(f"--{name} must be from 1 to {most}")
-    mnist_generateds.count_records(args.data / mnist_generateds.TEST_RECORDS)  # what the run ends on
+    if not 0 <= args.distortions <= 3:
+        parser.error("--distortions must be from 0 to 3")
+    cluster = Cluster(os.environ["TF_CONFIG"]) if os.environ.get("TF_CONFIG") else None
+    tf.set_random_seed(args.seed + (cluster.task if cluster else 0))
+    if cluster and not cluster.is_chief:
+        signal_number = backward_in_cluster(args, cluster)
+        return 128 + signal_number if signal_number else None
 
-    tf.set_random_seed(args.seed)
+    mnist_generateds.count_examples(args.data, mnist_generateds.TEST_SET)  # what the run ends on
     with only_trainer(args.model):
-        remove_unfinished(args.model)
-        if not (args.model / mnist_app.FAMILIAR).exists():
-            records = args.data / mnist_generateds.TRAIN_RECORDS
-            mnist_app.write_familiar(args.model, *mnist_generateds.some_samples(records, FAMILIAR_SAMPLES))
-        signal_number = backward(args)
+        prepare_folder(args)
+        signal_number = backward_in_cluster(args, cluster) if cluster else backward(args)
         if signal_number:
             print("Stopped; run again to go on from the last checkpoint.")
             return 128 + signal_number
-    _, right, total = mnist_test.test(args.model, args.data, once=True)
-    print(f"{total - right} of {total} test pictures were wrong")
+    judged = mnist_test.test(args.model, args.data, once=True)
+    print(f"{len(judged.wrong)} of {len(judged.truth)} test pictures were wrong")
     return None
 
 

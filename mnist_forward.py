@@ -1,10 +1,10 @@
 """The network that every other script shares: 784-500-10, fully connected.
 
-    pictures [n, 784], 0 = paper .. 1 = ink  ->  500 ReLU units  ->  scores [n, 10]
+    pictures [n, 784], 0 = paper .. 1 = ink  ->  500 ReLU units  ->  scores [n, 10], or as many as there are classes
 
-Beside it stands what the other four have in common: the folders, the moving average of the weights, the way from
-a folder of checkpoints to a restored network, and the one sentence with which a script ends when a user can cure
-what is wrong.  Nothing is run from here.
+Beside it stands what the other four have in common: the folders, the classes, the moving average of the weights, the
+way from a folder of checkpoints to a restored network, and the one sentence with which a script ends when a user can
+cure what is wrong.  Nothing is run from here.
 
 Imports go one way: forward <- app <- generateds <- backward; forward and generateds <- test.
 """
@@ -43,7 +43,8 @@ with quiet_start():
 
 INPUT_NODE = 784  # 28x28 pixels
 LAYER1_NODE = 500
-OUTPUT_NODE = 10
+OUTPUT_NODE = 10  # the digits; a file `classes.txt` names other classes
+CLASSES = "classes.txt"
 
 HERE = Path(__file__).resolve().parent
 DATA_PATH = HERE / "data"
@@ -86,7 +87,46 @@ def get_bias(shape):
     return tf.Variable(tf.zeros(shape))
 
 
-def forward(x, regularizer):
+def class_names(folder):
+    """The names of the classes of a data or model folder, in the order of the network's outputs.
+
+    They are the lines of its file `classes.txt`; where there is none, the ten digits.  Raises UserError where the
+    file is no such list.
+    """
+    path = Path(folder) / CLASSES
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        return [str(digit) for digit in range(OUTPUT_NODE)]
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text in UTF-8: save it as UTF-8.") from None
+    names = [line.strip() for line in lines if line.strip()]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise UserError(
+            f"{path} holds {len(names)} names, {len(set(names))} of them different: write two or more, "
+            "each once, one a line."
+        )
+    return names
+
+
+def write_classes(folder, names):
+    """Write `classes.txt` in the folder, which appears only when it is whole."""
+    part = Path(folder) / f"{CLASSES}.part"
+    part.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    part.replace(Path(folder) / CLASSES)
+
+
+def require_same_classes(model, data):
+    """Raise UserError unless the network of the folder `model` was trained for the classes of the folder `data`."""
+    trained, given = class_names(model), class_names(data)
+    if trained != given:
+        raise UserError(
+            f"{model} was trained for {len(trained)} classes ({', '.join(trained):.60}), {data} holds {len(given)} "
+            f"({', '.join(given):.60}): name another --model or --data."
+        )
+
+
+def forward(x, regularizer, classes=OUTPUT_NODE):
     """The network of the lecture.
 
     The variables stay unnamed, as in the lecture (`Variable`, `Variable_1`, ...), so that a network trained by its
@@ -95,16 +135,17 @@ def forward(x, regularizer):
     Args:
       x: float32 [n, 784], 0 = paper .. 1 = ink.
       regularizer: weight of the L2 terms added to the collection `losses`; None where nothing is trained.
+      classes: how many.
 
     Returns:
-      float32 [n, 10], the scores before the softmax.
+      float32 [n, classes], the scores before the softmax.
     """
     w1 = get_weight([INPUT_NODE, LAYER1_NODE], regularizer)
     b1 = get_bias([LAYER1_NODE])
     y1 = tf.nn.relu(tf.matmul(x, w1) + b1)
 
-    w2 = get_weight([LAYER1_NODE, OUTPUT_NODE], regularizer)
-    b2 = get_bias([OUTPUT_NODE])
+    w2 = get_weight([LAYER1_NODE, classes], regularizer)
+    b2 = get_bias([classes])
     return tf.matmul(y1, w2) + b2
 
 
@@ -142,7 +183,7 @@ def checkpoints(model):
 def require_same_network(checkpoint, variables):
     """Raise UserError unless the checkpoint holds every one of `variables`, {name: tf.Variable}, in its shape."""
     stored = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
-    for name, variable in variables.items():
+    for name, variable in sorted(variables.items()):
         ours = variable.shape.as_list()
         if name not in stored:
             raise UserError(

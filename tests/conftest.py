@@ -17,6 +17,7 @@ import mnist_generateds  # noqa: E402
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TRAIN, TEST = 3000, 500  # pictures in the small data folder
+TRAIN_RECORDS, TEST_RECORDS = "mnist_train.tfrecords", "mnist_test.tfrecords"
 
 
 def command(script, *arguments):
@@ -77,11 +78,9 @@ def digits():
 def data(tmp_path_factory, digits):
     """A data folder with the records of the first training and test digits."""
     folder = tmp_path_factory.mktemp("data")
-    for name, (images, labels), count in zip(
-        (mnist_generateds.TRAIN_RECORDS, mnist_generateds.TEST_RECORDS), digits, (TRAIN, TEST), strict=True
-    ):
-        mnist_generateds.write_tfrecord(
-            folder / name,
+    for name, (images, labels), count in zip((TRAIN_RECORDS, TEST_RECORDS), digits, (TRAIN, TEST), strict=True):
+        mnist_generateds.write_tfrecords(
+            [folder / name],
             [(image.tobytes(), label) for image, label in zip(images[:count], labels[:count], strict=True)],
         )
     return folder

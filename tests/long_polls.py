@@ -29,7 +29,7 @@ def poll(data, model, count):
                 with contextlib.redirect_stderr(said):
                     mnist_test.judge(model, *graph)
                     if i % 10 == 0:
-                        mnist_app.restored_network.__wrapped__(model)
+                        mnist_app.restored.__wrapped__(model)
             except Exception as error:
                 complaints.append(f"poll {i}: {error!r}")
             if said.getvalue():

@@ -10,10 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from conftest import command
+from conftest import TEST_RECORDS, TRAIN_RECORDS, command
 
 from mnist_forward import DATA_PATH, UserError
-from mnist_generateds import TEST_RECORDS, TRAIN_RECORDS, count_records
+from mnist_generateds import count_records
 
 LONGEST = 4  # seconds that writing both files takes, and some more
 

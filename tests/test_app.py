@@ -13,7 +13,7 @@ from PIL import Image
 from test_preparation import drawn, on_paper
 
 import mnist_app
-from mnist_forward import UserError
+from mnist_forward import UserError, tf
 
 PIC = ROOT / "pic"
 # Letters and drawings that no digit resembles, as strokes from (0, 0) to (1, 1).
@@ -183,6 +183,25 @@ def test_damaged_familiar_digits_are_said_with_the_cure(model, tmp_path):
 def test_no_checkpoint_is_said_with_the_cure(tmp_path):
     said = run("mnist_app.py", "--model", tmp_path, PIC / "1.png", status=1)
     assert "holds no checkpoint: run mnist_backward.py first" in said
+
+
+def test_the_exported_network_answers_as_the_checkpoint(model, tmp_path, digits):
+    for version in (1, 2):
+        assert f"{tmp_path / str(version)} is a SavedModel" in run(
+            "mnist_app.py", "--model", model, "--export", tmp_path
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"], "nothing unfinished is left"
+    (_, (images, _)) = digits
+    x = images[:50].reshape(-1, 784) / np.float32(255)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        signature = tf.saved_model.load(sess, ["serve"], str(tmp_path / "2")).signature_def["serving_default"]
+        y = sess.run(signature.outputs["probabilities"].name, {signature.inputs["pictures"].name: x})
+    w1, b1, w2, b2 = (
+        tf.train.load_variable(str(model / "mnist_model-600"), f"{name}/ExponentialMovingAverage")
+        for name in ("Variable", "Variable_1", "Variable_2", "Variable_3")
+    )
+    scores = np.exp(np.maximum(x @ w1 + b1, 0) @ w2 + b2)
+    np.testing.assert_allclose(y, scores / scores.sum(1, keepdims=True), atol=1e-5)
 
 
 def test_looking_saves_a_picture_of_each_answer_and_a_contact_sheet(model, tmp_path):

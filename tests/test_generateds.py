@@ -7,12 +7,12 @@ import struct
 import long_writes
 import numpy as np
 import pytest
-from conftest import TEST, TRAIN, run, run_with_small_disk
+from conftest import TEST, TEST_RECORDS, TRAIN, TRAIN_RECORDS, run, run_with_small_disk
 from PIL import Image
 
 import mnist_generateds
 from mnist_forward import UserError, tf
-from mnist_generateds import TEST_RECORDS, TRAIN_RECORDS, count_records, get_tfrecord
+from mnist_generateds import count_records, get_tfrecord
 
 
 def lecture_example(pixels, one_hot):
@@ -106,7 +106,7 @@ def test_a_bad_idx_file_is_refused(tmp_path, digits, name, damage, sentence):
     if damage:
         path.write_bytes(damage(whole))
     with pytest.raises(UserError, match=sentence):
-        mnist_generateds.idx_samples(tmp_path, "train")
+        mnist_generateds.idx_samples(tmp_path, "train", DIGITS)
 
 
 def picture_folder(folder, digits):
@@ -208,6 +208,7 @@ def test_records_written_by_hand_are_read(tmp_path):
     np.testing.assert_array_equal(classes, np.eye(10)[:3])
 
 
+DIGITS = [str(digit) for digit in range(10)]
 GOOD = [lecture_example(bytes(784), one_hot(3))] * 3
 
 

@@ -8,6 +8,7 @@ import long_polls
 import numpy as np
 import pytest
 from conftest import TEST, run, start
+from PIL import Image
 
 import mnist_forward
 import mnist_test
@@ -23,12 +24,36 @@ def accuracy_in_numpy(checkpoint, images, labels):
     return ((np.maximum(x @ w1 + b1, 0) @ w2 + b2).argmax(1) == labels).mean()
 
 
-def test_accuracy_equals_the_same_weights_in_numpy(data, model, digits):
+def event_tags(folder):
+    """What the event files in the folder hold, by name."""
+    events = [event for path in folder.glob("events.*") for event in tf.train.summary_iterator(str(path))]
+    tags = {value.tag for event in events for value in event.summary.value}
+    return tags | {"graph" for event in events if event.graph_def}
+
+
+def test_tensorboard_finds_the_training_in_the_model_folder(model):
+    scalars = {"loss", "learning_rate", "pictures_per_second", "queue_fill"}
+    assert event_tags(model) >= scalars | {"graph", "pictures/image/0"}
+
+
+def test_accuracy_and_confusion_equal_the_same_weights_in_numpy(data, model, digits, tmp_path):
     (_, (images, labels)) = digits
     accuracy = accuracy_in_numpy(str(model / "mnist_model-600"), images[:TEST], labels[:TEST])
     assert accuracy > 0.85
-    said = run("mnist_test.py", "--data", data, "--model", model, "--once")
+    look = tmp_path / "look"
+    said = run("mnist_test.py", "--data", data, "--model", model, "--once", "--look", look)
     assert said == f"After 600 training step(s), test accuracy = {accuracy:g}\n"
+
+    table = [line.split() for line in (look / "confusion.txt").read_text().splitlines()]
+    assert table[0] == [row[0] for row in table[1:]] == [str(digit) for digit in range(10)]
+    matrix = np.array([row[1:] for row in table[1:]], int)
+    np.testing.assert_array_equal(matrix.sum(1), np.bincount(labels[:TEST]))
+    assert np.trace(matrix) == round(accuracy * TEST)
+    with Image.open(look / "confusion.png") as picture, Image.open(look / "wrong.png") as wrong:
+        assert picture.size[0] > 10 * 50
+        assert wrong.size[1] // 126 == -(-(TEST - np.trace(matrix)) // 10), "every wrong one, ten in a row"
+
+    assert "accuracy" in event_tags(model / "test")
 
 
 def test_no_checkpoint_is_said_with_the_cure(data, tmp_path):

@@ -1,0 +1,82 @@
+"""A training on several machines: a parameter server, a chief and a worker, as processes that talk over loopback."""
+
+import json
+import os
+import socket
+import subprocess
+
+import pytest
+from conftest import command
+
+import mnist_forward
+
+STEPS, SAVE_EVERY = 800, 100
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture
+def machine(data, tmp_path):
+    """Start the machine of a type, "ps", "chief" or "worker", of a cluster; it ends with the test."""
+    cluster = {job: [f"127.0.0.1:{port}"] for job, port in zip(("ps", "chief", "worker"), free_ports(3), strict=True)}
+    started = []
+
+    def start(job):
+        config = {"cluster": cluster, "task": {"type": job, "index": 0}}
+        options = ["--data", data, "--model", tmp_path / "model", "--steps", STEPS, "--save_every", SAVE_EVERY]
+        process = subprocess.Popen(
+            command("mnist_backward.py", *options),
+            env={**os.environ, "TF_CONFIG": json.dumps(config)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def read_until(process, text):
+    lines = []
+    while not lines or text not in lines[-1]:
+        line = process.stdout.readline()
+        assert line, "".join(lines)
+        lines.append(line)
+    return "".join(lines)
+
+
+def test_chief_and_worker_are_killed_started_again_and_reach_the_last_step(machine, data, tmp_path):
+    model = tmp_path / "model"
+    machine("ps")
+    chief = machine("chief")
+    read_until(chief, f"After {SAVE_EVERY}")
+    worker = machine("worker")
+    read_until(worker, "training step(s), loss")
+    worker.kill()
+    worker = machine("worker")
+    read_until(worker, "training step(s), loss")
+    chief.kill()
+    chief.communicate()
+    saved = mnist_forward.stored_step(mnist_forward.checkpoints(model)[0])
+    assert SAVE_EVERY <= saved < STEPS
+    chief = machine("chief")
+    said = read_until(chief, "Going on from")
+    assert f"step {saved} of {STEPS}" in said, "no more than the interval since the last checkpoint is lost"
+    rest, _ = chief.communicate(timeout=120)
+    assert chief.returncode == 0, rest
+    assert f"After {STEPS} training step(s), test accuracy = 0.9" in rest
+    assert mnist_forward.stored_step(mnist_forward.checkpoints(model)[0]) == STEPS
+    said, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, said
