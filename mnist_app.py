@@ -54,6 +54,7 @@ LEAST_CONTRAST = 0.035  # of the full range: an eye, too, sees no writing in les
 EDGE = 0.3  # of the ink's contrast: a stroke ends there; below one half, for the pen that ran dry
 PAPER_WINDOW = 6  # strokes wide: paper is seen round every stroke, also where two of them meet
 RULING = 1 / 60  # of the picture: a printed line is thinner than that, a sheet shows few of them
+SEEN = 0.6  # of such a line is seen beside what is written on it: more than of strokes that lie in one line
 PRESSURE = 0.4  # of the digit's full ink: a paler stroke is brought up to it, a still paler one is a smudge
 RIM = 0.02  # of the picture: so near the rim counts as touching it
 SMALLEST = 1 / 30  # of the picture: what is smaller is a blot, or too far away to be read
@@ -328,18 +329,22 @@ def without_rulings(mask):
 def ruling(mask):
     """Returns the pixels of mask [h, w] on thin lines across its whole width, without strokes that cross."""
     height, width = mask.shape
-    thickness = run_lengths(mask.T).T
-    thin = mask & (thickness <= max(2, RULING * height))
-    if thin.any(axis=0).sum() < width / 2:  # what follows is slow, and most sheets are not ruled
+    thick = max(2, round(RULING * height))
+    thin = mask & (run_lengths(mask.T).T <= thick)
+    if thin.any(axis=0).sum() < SEEN * width:  # what follows is slow, and most sheets are not ruled
         return np.zeros_like(mask)
     lean = max(1, height // 200)  # a line may lean: so much within the shortest piece of it
-    piece = width // 8
-    gap = 2 * max(2, round(RULING * height)) + 1  # a crossing stroke or the upright lines of squared paper
+    piece, gap = width // 8, 2 * thick + 1  # a crossing stroke or the upright lines of squared paper leave a gap
     pieces = running(np.minimum, running(np.maximum, thin, (2 * lean + 1, gap)), (1, piece + gap))
-    lines = running(np.maximum, pieces, (1, 2 * piece))  # over the gaps that crossing strokes leave
-    labels, boxes, _ = label(lines)
+    rim = width // 4
+    lines = np.pad(running(np.maximum, pieces, (gap, 2 * piece)), ((0, 0), (rim, rim)))
+    for extreme in (np.maximum, np.minimum):  # over the gap that a digit leaves, up to half the picture
+        lines = running(extreme, lines, (1, 2 * rim + 1))
+    labels, boxes, _ = label(lines[:, rim:-rim])
     across = np.concatenate([[False], sizes(boxes)[0] >= width])
-    return thin & across[labels]
+    covered = np.zeros((len(across), width), bool)
+    covered[labels[thin], np.nonzero(thin)[1]] = True
+    return thin & (across & (covered.sum(axis=1) >= SEEN * width))[labels]
 
 
 def run_lengths(mask):

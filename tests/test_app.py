@@ -156,6 +156,15 @@ def test_most_letters_and_drawings_get_a_sentence(knowing_model, tmp_path):
     assert len(refused) >= 7, done.stdout
 
 
+def test_an_unsure_network_gets_a_sentence(model, monkeypatch):
+    for sure, refused in ((0.7, False), (0.4, True)):
+        probabilities = np.array([[sure, *[(1 - sure) / 9] * 9]], np.float32)
+        monkeypatch.setattr(mnist_app, "probabilities_of", lambda pictures, model, answer=probabilities: answer)
+        monkeypatch.setattr(mnist_app, "are_strange", lambda pictures, answers, model: np.zeros(len(pictures), bool))
+        [answer] = mnist_app.read_pictures([PIC / "1.png"], model)
+        assert ("nothing that is clearly a digit" in answer.error) == refused
+
+
 def test_hardly_a_real_digit_is_taken_for_none(knowing_model, digits):
     (_, (images, labels)) = digits
     pictures = images[:2000].reshape(-1, 784) / np.float32(255)
