@@ -330,13 +330,14 @@ def ruling(mask):
     """Returns the pixels of mask [h, w] on thin lines across its whole width, without strokes that cross."""
     height, width = mask.shape
     thick = max(2, round(RULING * height))
-    thin = mask & (run_lengths(mask.T).T <= thick)
+    thickness = run_lengths(mask.T).T
+    thin = mask & (thickness <= thick)
     if thin.any(axis=0).sum() < SEEN * width:  # what follows is slow, and most sheets are not ruled
         return np.zeros_like(mask)
     lean = max(1, height // 200)  # a line may lean: so much within the shortest piece of it
     piece, gap = width // 8, 2 * thick + 1  # a crossing stroke or the upright lines of squared paper leave a gap
     pieces = running(np.minimum, running(np.maximum, thin, (2 * lean + 1, gap)), (1, piece + gap))
-    rim = width // 4
+    rim = max(1, width // 4)
     lines = np.pad(running(np.maximum, pieces, (gap, 2 * piece)), ((0, 0), (rim, rim)))
     for extreme in (np.maximum, np.minimum):  # over the gap that a digit leaves, up to half the picture
         lines = running(extreme, lines, (1, 2 * rim + 1))

@@ -131,9 +131,9 @@ def test_frames_and_table_round_the_sheet_are_dropped(two):
 def test_a_patterned_table_cloth_is_no_digit():
     cover = drawn(TWO, box=(230, 110, 280, 190), pen=6)
     two = only(on_paper(cover))
-    cover[4:44, 10:25] = 1  # a tassel that hangs by itself
+    cover[4:44, 250:265] = 1  # a tassel that hangs by itself
     for start in range(3):
-        cover[start:45:12, 40:361] = cover[:45, 40 + start : 361 : 12] = 1
+        cover[start:45:12, 40:241] = cover[:45, 40 + start : 241 : 12] = 1
     assert alike(only(on_paper(cover)), two) > 0.95
 
 
@@ -168,7 +168,7 @@ def test_loose_strokes_of_a_digit_stay_together_and_digits_apart():
     five = only(on_paper(drawn(FIVE, HAT)))
     loose = [(x + 0.05, y - 0.05) for x, y in HAT]
     assert alike(only(on_paper(drawn(FIVE, loose))), five) > 0.7
-    loops = [[(0.5 + 0.5 * np.sin(a), y - 0.23 * np.cos(a)) for a in np.linspace(0, 6.3, 30)] for y in (0.23, 0.77)]
+    loops = [[(0.5 + 0.5 * np.sin(a), y - 0.22 * np.cos(a)) for a in np.linspace(0, 6.3, 30)] for y in (0.23, 0.77)]
     assert len(find_digits(on_paper(drawn(*loops)))) == 1, "an 8 broken at its waist"
     apart = np.maximum(drawn(TWO, box=(40, 60, 140, 240)), drawn(SEVEN, box=(200, 60, 300, 240)))
     assert len(find_digits(on_paper(apart))) == 2
@@ -223,7 +223,7 @@ def test_grey_levels_are_kept(two):
 
 
 def test_a_small_picture_is_enlarged(two):
-    assert alike(only(on_paper(drawn(TWO, size=(140, 105), box=(52, 21, 87, 84), pen=5))), two) > 0.95
+    assert alike(only(on_paper(drawn(TWO, size=(100, 75), box=(37.5, 15, 62.5, 60), pen=1))), two) > 0.95
 
 
 def test_a_sheet_full_of_small_marks_gets_a_sentence():
