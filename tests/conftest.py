@@ -1,9 +1,11 @@
 """What the tests share: the scripts run as a user runs them, on a small data folder and a network trained on it."""
 
+import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -50,19 +52,17 @@ def run_with_small_disk(script, *arguments, limit):
     return done.stderr
 
 
-def start(script, *arguments):
+def start(script, *arguments, cwd=None):
     """Start a script whose output can be read line by line from `.stdout`."""
-    return subprocess.Popen(
-        command(script, *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
-    )
+    given = command(script, *arguments)
+    return subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", cwd=cwd)
 
 
 def steps_printed(output):
     return [int(step) for step in re.findall(r"After (\d+) training step\(s\), loss", output)]
 
 
-@pytest.fixture(scope="session")
-def digits():
+def mnist():
     """((pictures uint8 [n, 28, 28], labels uint8 [n]) of the training set, the same of the test set)."""
     data = ROOT / "data"
     return tuple(
@@ -74,16 +74,44 @@ def digits():
     )
 
 
+def write_small_data(folder, digits):
+    """Write the records of the first training and test digits to a data folder."""
+    for name, (images, labels), count in zip((TRAIN_RECORDS, TEST_RECORDS), digits, (TRAIN, TEST), strict=True):
+        samples = [(image.tobytes(), label) for image, label in zip(images[:count], labels[:count], strict=True)]
+        mnist_generateds.write_tfrecords([folder / name], samples)
+    return folder
+
+
+def run_as_nobody(script, *arguments):
+    """Run a script as a user who owns nothing, where the tests run as root; returns the finished process.
+
+    The imports come first, since that user may not be allowed to read them.
+    """
+    code = (
+        f"import os, sys; sys.argv[0] = {script!r}; sys.path.insert(0, {str(ROOT)!r}); import {script[:-3]} as script; "
+        "os.geteuid() or os.setuid(65534); script.mnist_forward.run(script.main)"
+    )
+    given = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(given, capture_output=True, encoding="utf-8", timeout=120, cwd="/")
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return mnist()
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory, digits):
     """A data folder with the records of the first training and test digits."""
-    folder = tmp_path_factory.mktemp("data")
-    for name, (images, labels), count in zip((TRAIN_RECORDS, TEST_RECORDS), digits, (TRAIN, TEST), strict=True):
-        mnist_generateds.write_tfrecords(
-            [folder / name],
-            [(image.tobytes(), label) for image, label in zip(images[:count], labels[:count], strict=True)],
-        )
-    return folder
+    return write_small_data(tmp_path_factory.mktemp("data"), digits)
+
+
+@pytest.fixture
+def public_folder():
+    """A folder that everybody may look into, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from conftest import command
+from conftest import command, mnist, write_small_data
 
 import mnist_app
 import mnist_forward
@@ -52,10 +52,9 @@ def poll_beside_trainer(data, model, count):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--polls", type=int, default=1000)
-    parser.add_argument("--data", type=Path, default=mnist_forward.DATA_PATH)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        complaints = poll_beside_trainer(args.data, Path(folder), args.polls)
+    with tempfile.TemporaryDirectory() as data, tempfile.TemporaryDirectory() as model:
+        complaints = poll_beside_trainer(write_small_data(Path(data), mnist()), Path(model), args.polls)
     print(f"{args.polls} polls, {len(complaints)} failed", *complaints[:20], sep="\n")
     return bool(complaints)
 

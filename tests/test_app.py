@@ -8,7 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import ROOT, command, run
+from conftest import ROOT, command, run, run_as_nobody
 from PIL import Image
 from test_preparation import drawn, on_paper
 
@@ -192,6 +192,18 @@ def test_damaged_familiar_digits_are_said_with_the_cure(model, tmp_path):
 def test_no_checkpoint_is_said_with_the_cure(tmp_path):
     said = run("mnist_app.py", "--model", tmp_path, PIC / "1.png", status=1)
     assert "holds no checkpoint: run mnist_backward.py first" in said
+
+
+def test_a_picture_and_a_model_without_permission_are_refused(model, public_folder):
+    shutil.copytree(model, public_folder / "model")
+    picture = shutil.copy(PIC / "1.png", public_folder / "mine.png")
+    os.chmod(picture, 0)
+    done = run_as_nobody("mnist_app.py", "--model", public_folder / "model", picture, PIC / "1.png")
+    assert done.returncode == 1 and done.stderr == ""
+    assert "mine.png: may not be read: change its permissions." in done.stdout and "1.png: 1 (" in done.stdout
+    os.chmod(public_folder / "model", 0)
+    done = run_as_nobody("mnist_app.py", "--model", public_folder / "model", PIC / "1.png")
+    assert done.returncode == 1 and "Traceback" not in done.stderr and str(public_folder / "model") in done.stderr
 
 
 def test_the_exported_network_answers_as_the_checkpoint(model, tmp_path, digits):

@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from conftest import run, run_with_small_disk, start, steps_printed
+from conftest import run, run_as_nobody, run_with_small_disk, start, steps_printed
 
 import mnist_forward
 from mnist_forward import tf
@@ -141,15 +141,15 @@ def test_the_newest_whole_checkpoint_is_taken(data, model, tmp_path, damage):
 
 
 def test_all_three_programs_fall_back_and_say_so(data, model, tmp_path):
-    copy = shutil.copytree(model, tmp_path / "copy")
-    damage_newest(copy, "flipped")
+    damage_newest(shutil.copytree(model, tmp_path / "eine Kopie, größer"), "flipped")
+    copy = "eine Kopie, größer"  # a relative path, with blanks and an umlaut, from another current directory
     picture = mnist_forward.HERE / "pic" / "7.png"
     for script, options in (
         ("mnist_test.py", ["--data", data, "--once"]),
         ("mnist_app.py", [picture]),
         ("mnist_backward.py", ["--data", data, "--steps", 410]),
     ):
-        done = start(script, "--model", copy, *options)
+        done = start(script, "--model", copy, *options, cwd=tmp_path)
         said, _ = done.communicate(timeout=60)
         assert done.returncode == 0
         assert "mnist_model-600 is damaged and passed over; restored" in said
@@ -181,6 +181,18 @@ def test_a_full_disk_ends_the_run_and_keeps_the_earlier_checkpoints(data, tmp_pa
     assert "step 20 of 30" in train(data, tmp_path, steps=30)
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused(data):
-    said = train(data, "/proc/model", status=1)
-    assert "can't be written to" in said and "--model" in said
+def test_from_a_read_only_folder_is_read_and_nothing_is_trained(data, model, public_folder):
+    for name, folder in (("data", data), ("model", model)):
+        shutil.copytree(folder, public_folder / name)
+        for path in [*(public_folder / name).rglob("*"), public_folder / name]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+    given = ["--data", public_folder / "data", "--model", public_folder / "model"]
+    done = run_as_nobody("mnist_test.py", *given, "--once")
+    assert done.returncode == 0 and "After 600 training step(s), test accuracy" in done.stdout, done.stderr
+    done = run_as_nobody("mnist_app.py", *given[2:], mnist_forward.HERE / "pic" / "1.png")
+    assert done.returncode == 0 and "1.png: 1 (" in done.stdout, done.stderr
+    for script, options in (("mnist_backward.py", given), ("mnist_generateds.py", given[:2])):
+        done = run_as_nobody(script, *options)
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert str(public_folder) in done.stderr
+    assert "can't be written to" in run_as_nobody("mnist_backward.py", *given).stderr
