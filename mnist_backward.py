@@ -20,6 +20,7 @@ import signal
 import sqlite3
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import mnist_app
 import mnist_forward
@@ -56,6 +57,8 @@ def only_trainer(model):
     """
     try:
         model.mkdir(parents=True, exist_ok=True)
+        if not os.access(model, os.W_OK):
+            raise PermissionError("read-only")
         lock = sqlite3.connect(model / ".lock", timeout=0)
         lock.execute("BEGIN EXCLUSIVE")
     except (OSError, sqlite3.Error) as error:
@@ -83,12 +86,21 @@ def stop_signals():
             signal.signal(number, handler)
 
 
-def training_graph(args, task=0, tasks=1):
-    """Build the queue, the network and the training step, in the default graph, on machine `task` of `tasks`.
+class Training(NamedTuple):
+    """The tensors of a training: train_op, which runs one step, and what is known of it then."""
 
-    Returns:
-      train_op, which runs one step; loss, of its batch; finite, whether the weights are; queue_fill, 0..1.
-    """
+    train_op: tf.Operation
+    step: tf.Tensor  # int64, after this one
+    loss: tf.Tensor  # float32, of the batch
+    finite: tf.Tensor  # bool, whether all weights are
+    queue_fill: tf.Tensor  # 0..1
+    summaries: tf.Tensor  # string, for TensorBoard
+    saver: tf.train.Saver
+    variables: dict  # {name in the checkpoint: tf.Variable}
+
+
+def training_graph(args, task=0, tasks=1):
+    """Build the queue, the network and the training step, in the default graph, on machine `task` of `tasks`."""
     train_num_examples = mnist_generateds.count_examples(args.data, mnist_generateds.TRAIN_SET)
     print(f"{train_num_examples} training pictures, {train_num_examples / args.batch_size:g} steps an epoch")
     global_step = tf.train.create_global_step()
@@ -106,17 +118,19 @@ def training_graph(args, task=0, tasks=1):
     train_step = tf.train.MomentumOptimizer(learning_rate, MOMENTUM, use_nesterov=True).minimize(loss)
     ema = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY, global_step)
     with tf.control_dependencies([train_step]):  # no further: several machines may be at the last step at once
-        counted = tf.assign(global_step, tf.minimum(global_step + 1, args.steps))
-    with tf.control_dependencies([counted]):
+        step = tf.assign(global_step, tf.minimum(global_step + 1, args.steps))
+    with tf.control_dependencies([step]):
         train_op = ema.apply(tf.trainable_variables())
     finite = tf.is_finite(tf.global_norm(tf.trainable_variables()))
-    queue_fill = tf.get_collection("queue_fill")[0]
 
+    queue_fill = tf.get_collection("queue_fill")[0]
     tf.summary.scalar("loss", loss)
     tf.summary.scalar("learning_rate", learning_rate)
     tf.summary.scalar("queue_fill", queue_fill)
     tf.summary.image("pictures", tf.reshape(img_batch[:6], [-1, mnist_app.SIDE, mnist_app.SIDE, 1]), max_outputs=6)
-    return train_op, loss, finite, queue_fill
+    variables = {variable.op.name: variable for variable in tf.global_variables()}
+    saver = tf.train.Saver(variables, save_relative_paths=True)
+    return Training(train_op, step, loss, finite, queue_fill, tf.summary.merge_all(), saver, variables)
 
 
 def remove_unfinished(model):
@@ -125,33 +139,67 @@ def remove_unfinished(model):
         shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
-def save(sess, saver, finite, model, step):
+def save(sess, graph, model, step):
     """Save a checkpoint of the step.
 
     Raises:
       UserError: the weights are not finite, or the disk takes no more; the earlier checkpoints are kept and whole.
     """
-    if not sess.run(finite):
+    if not sess.run(graph.finite):
         raise UserError(NOT_FINITE.format(step=step, model=model))
     try:
-        saver.save(sess, str(model / MODEL_NAME), global_step=step, write_meta_graph=False)
+        graph.saver.save(sess, str(model / MODEL_NAME), global_step=step, write_meta_graph=False)
     except (tf.errors.OpError, ValueError) as error:  # ValueError: the folder is gone
         remove_unfinished(model)
         raise UserError(
-            f"{model} took no checkpoint at step {step} ({str(error).splitlines()[0]}): make room, "
+            f"{model} took no checkpoint at step {step} ({mnist_forward.cause(error)}): make room, "
             "the earlier ones are whole."
         ) from None
 
 
-def resume(sess, saver, variables, args):
+def resume(sess, graph, args):
     """Restore the newest checkpoint of args.model, if there is one (lecture 6.1), and return its step, else 0."""
-    ckpt = mnist_forward.restore_newest(sess, saver, variables, args.model)
+    ckpt = mnist_forward.restore_newest(sess, graph.saver, graph.variables, args.model)
     if not ckpt:
         return 0
     step = mnist_forward.stored_step(ckpt)
     print(f"Going on from {ckpt}, step {step} of {args.steps}")
-    saver.recover_last_checkpoints(mnist_forward.checkpoints(args.model)[::-1])
+    graph.saver.recover_last_checkpoints(mnist_forward.checkpoints(args.model)[::-1])
     return step
+
+
+def note_progress(sess, graph, args, step, rate, events):
+    """Append to TensorBoard's event file what the training looks like at a step, at `rate` steps a second."""
+    speed = tf.Summary.Value(tag="pictures_per_second", simple_value=rate * args.batch_size)
+    events.add_summary(tf.Summary(value=[speed]), step)
+    events.add_summary(sess.run(graph.summaries), step)
+
+
+def train_steps(sess, graph, args, step, keep):
+    """Run training steps from `step` to args.steps, with a line, and a call of keep(step, rate), every args.save_every.
+
+    Returns:
+      The signal that ended it early, or None.
+    """
+    with stop_signals() as caught:
+        since, seconds, stopped = step, time.perf_counter(), False
+        while step < args.steps and not stopped:
+            before = step
+            _, step, loss_value = sess.run([graph.train_op, graph.step, graph.loss])
+            stopped = bool(caught)
+            if not math.isfinite(loss_value):
+                raise UserError(NOT_FINITE.format(step=step, model=args.model))
+            if step // args.save_every > before // args.save_every or step == args.steps or stopped:
+                rate = (step - since) / (time.perf_counter() - seconds)
+                left = datetime.timedelta(seconds=round((args.steps - step) / max(rate, 1e-3)))
+                print(
+                    f"After {step} training step(s), loss on training batch is {loss_value:g}."
+                    f"  {rate:.0f} steps/s, {left} left, queue {sess.run(graph.queue_fill):.0%} full",
+                    flush=True,
+                )
+                keep(step, rate)
+                since, seconds = step, time.perf_counter()
+    return caught[0] if caught else None
 
 
 def backward(args):
@@ -160,44 +208,24 @@ def backward(args):
     Returns:
       The signal that ended it early, or None.
     """
-    train_op, loss, finite, queue_fill = training_graph(args)
-    variables = {variable.op.name: variable for variable in tf.global_variables()}
-    saver = tf.train.Saver(variables, save_relative_paths=True)
-    summaries = tf.summary.merge_all()
-    with tf.Session() as sess, stop_signals() as caught:
+    graph = training_graph(args)
+
+    def keep(step, rate):
+        save(sess, graph, args.model, step)
+        note_progress(sess, graph, args, step, rate, events)
+
+    with tf.Session() as sess, contextlib.closing(tf.summary.FileWriter(str(args.model), sess.graph)) as events:
         sess.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
-        step = resume(sess, saver, variables, args)
+        step = resume(sess, graph, args)
         if step >= args.steps:
             print(f"Nothing left to do; to train on, run with a larger total such as --steps {2 * step}.")
-        events = tf.summary.FileWriter(str(args.model), sess.graph)
         coord = tf.train.Coordinator()
         threads = tf.train.start_queue_runners(sess=sess, coord=coord)
         try:
-            since, seconds, stopped = step, time.perf_counter(), False
-            while step < args.steps and not stopped:
-                _, loss_value = sess.run([train_op, loss])
-                step, stopped = step + 1, bool(caught)
-                if not math.isfinite(loss_value):
-                    raise UserError(NOT_FINITE.format(step=step, model=args.model))
-                if step % args.save_every == 0 or step == args.steps or stopped:
-                    rate = (step - since) / (time.perf_counter() - seconds)
-                    print(progress(step, loss_value, rate, args), f"queue {sess.run(queue_fill):.0%} full", flush=True)
-                    save(sess, saver, finite, args.model, step)
-                    speed = tf.Summary.Value(tag="pictures_per_second", simple_value=rate * args.batch_size)
-                    events.add_summary(tf.Summary(value=[speed]), step)
-                    events.add_summary(sess.run(summaries), step)
-                    since, seconds = step, time.perf_counter()
+            return train_steps(sess, graph, args, step, keep)
         finally:
             coord.request_stop()
             coord.join(threads)
-            events.close()
-    return caught[0] if caught else None
-
-
-def progress(step, loss_value, rate, args):
-    """The lecture's line, and how fast the training is and how long it will last."""
-    left = datetime.timedelta(seconds=round((args.steps - step) / rate))
-    return f"After {step} training step(s), loss on training batch is {loss_value:g}.  {rate:.0f} steps/s, {left} left,"
 
 
 class Cluster:
@@ -212,19 +240,19 @@ class Cluster:
             config = json.loads(text)
             self.spec = tf.train.ClusterSpec(config["cluster"])
             self.job, self.index = config["task"]["type"], int(config["task"]["index"])
-            self.spec.task_address(self.job, self.index)
-            self.tasks = 1 + (self.spec.num_tasks("worker") if "worker" in self.spec.jobs else 0)
-            self.spec.num_tasks("ps"), self.spec.num_tasks("chief")
-        except (KeyError, TypeError, ValueError) as error:
+            for job, index in ((self.job, self.index), ("ps", 0), ("chief", 0)):
+                self.spec.task_address(job, index)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"TF_CONFIG is not as the README shows it ({error}): correct it, or unset it.") from None
         self.is_chief = self.job == "chief"
         self.task = 0 if self.is_chief else 1 + self.index
+        self.tasks = 1 + (self.spec.num_tasks("worker") if "worker" in self.spec.jobs else 0)
 
 
 def backward_in_cluster(args, cluster):
-    """This machine's part of a training on several: the weights are with `ps`, the chief and the workers train them.
+    """This machine's part of a training on several: `ps` holds the weights, the chief and the workers train them.
 
-    The chief initialises or restores, and saves; a worker waits until it has, and each may be killed and started again.
+    The chief initialises or restores, and saves; a worker waits until it has.  Each may be killed and started again.
     """
     server = tf.train.Server(cluster.spec, cluster.job, cluster.index)
     if cluster.job == "ps":
@@ -232,30 +260,18 @@ def backward_in_cluster(args, cluster):
         server.join()
     own = f"/job:{cluster.job}/task:{cluster.index}"
     with tf.device(tf.train.replica_device_setter(cluster=cluster.spec, worker_device=own)):
-        train_op, loss, _, queue_fill = training_graph(args, cluster.task, cluster.tasks)
-    variables = {variable.op.name: variable for variable in tf.global_variables()}
-    saver = tf.train.Saver(variables, save_relative_paths=True)
-    scaffold = tf.train.Scaffold(saver=saver, init_fn=lambda _, sess: resume(sess, saver, variables, args))
+        graph = training_graph(args, cluster.task, cluster.tasks)
+    scaffold = tf.train.Scaffold(saver=graph.saver, init_fn=lambda _, sess: resume(sess, graph, args))
+    creator = tf.train.ChiefSessionCreator if cluster.is_chief else tf.train.WorkerSessionCreator
     alone = tf.ConfigProto(device_filters=["/job:ps", own])  # or every start would wait for every machine
-    hooks = [tf.train.StopAtStepHook(last_step=args.steps)]
-    creator = tf.train.WorkerSessionCreator(scaffold, server.target, alone)
-    if cluster.is_chief:
-        creator = tf.train.ChiefSessionCreator(scaffold, server.target, alone)
-        every = {"save_steps": args.save_every, "scaffold": scaffold}
-        hooks.append(tf.train.CheckpointSaverHook(str(args.model), checkpoint_basename=MODEL_NAME, **every))
-        hooks.append(tf.train.SummarySaverHook(output_dir=str(args.model), **every))
-    with tf.train.MonitoredSession(creator, hooks) as sess, stop_signals() as caught:
-        since, seconds = None, time.perf_counter()
-        while not sess.should_stop() and not caught:
-            _, loss_value, step, fill = sess.run([train_op, loss, tf.train.get_global_step(), queue_fill])
-            if not math.isfinite(loss_value):
-                raise UserError(NOT_FINITE.format(step=step, model=args.model))
-            since = step if since is None else since
-            if step // args.save_every > since // args.save_every:
-                rate = (step - since) / (time.perf_counter() - seconds)
-                print(progress(step, loss_value, rate, args), f"queue {fill:.0%} full", flush=True)
-                since, seconds = step, time.perf_counter()
-    return caught[0] if caught else None
+
+    def keep(step, rate):
+        if cluster.is_chief:
+            sess.run_step_fn(lambda step_context: save(step_context.session, graph, args.model, step))
+            note_progress(sess, graph, args, step, rate, tf.summary.FileWriterCache.get(str(args.model)))
+
+    with tf.train.MonitoredSession(creator(scaffold, server.target, alone)) as sess:
+        return train_steps(sess, graph, args, sess.run(tf.train.get_global_step()), keep)
 
 
 def prepare_folder(args):

@@ -58,6 +58,12 @@ class UserError(Exception):
     """Something that the person at the keyboard can cure; the text is one sentence that says what and how."""
 
 
+def cause(error):
+    """What went wrong in TensorFlow, in one line: its messages begin with where in the graph that was."""
+    *_, said = str(error).rpartition("Node: ")
+    return said.splitlines()[1 if "Node: " in str(error) else 0]
+
+
 def run(main):
     """Run a script's `main` and turn what a user can cause into one sentence and exit status 1."""
     sys.stdin.reconfigure(errors="surrogateescape")  # for names that are not UTF-8
@@ -69,7 +75,7 @@ def run(main):
     except OSError as error:
         sys.exit(f"{error.filename or 'Reading or writing'}: {error.strerror or error}.")
     except tf.errors.OpError as error:  # also what a queue thread met, from coord.join
-        sys.exit(f"TensorFlow stopped: {error.message.splitlines()[0]}; put that right and run again.")
+        sys.exit(f"TensorFlow stopped: {cause(error)}; put that right and run again.")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -144,7 +144,7 @@ def picture_samples(names, folder, label_file=None):
         more = f"\nand {len(complaints) - 10} more" if len(complaints) > 10 else ""
         raise UserError("\n".join(complaints[:10]) + more + "\nNothing was written: correct or remove these.")
     if not samples:
-        raise UserError(f"{label_file or folder} names no picture: give `name label` lines or a sub-folder per class.")
+        raise UserError(f"{label_file or folder} names no picture.")
     return [samples[i] for i in np.random.default_rng(SPLIT_SEED).permutation(len(samples))]
 
 
@@ -432,6 +432,19 @@ def show(data, samples, names):
     print(f"{data / 'contact-sheet.png'} shows the first pictures of each class as the network is given them")
 
 
+def given_samples(args):
+    """(names of the classes, training samples, test samples) that the command line asks for."""
+    names = class_names(args.data)
+    if not args.train:
+        return names, *(idx_samples(args.idx or args.data, prefix, names) for prefix in ("train", "t10k"))
+    if len(args.train) == 1:
+        names = sub_folders(args.train[0])
+        if len(names) < 2:
+            raise UserError(f"{args.train[0]} holds {len(names)} sub-folders: give one to each class, two or more.")
+    train = picture_samples(names, *args.train)
+    return names, *((train, picture_samples(names, *args.test)) if args.test else split(train))
+
+
 def main():
     parser = argparse.ArgumentParser(description="Write the TFRecords of a training and a test set.")
     parser.add_argument("--data", type=Path, default=DATA_PATH, help="folder of the records (%(default)s)")
@@ -452,15 +465,9 @@ def main():
     if not 1 <= args.shards <= 10**4:
         parser.error("--shards must be from 1 to 10000")
 
-    new_names = sub_folders(args.train[0]) if args.train and len(args.train) == 1 else None
-    names = new_names or class_names(args.data)
-    if args.train:
-        train = picture_samples(names, *args.train)
-        train, test = (train, picture_samples(names, *args.test)) if args.test else split(train)
-    else:
-        train, test = (idx_samples(args.idx or args.data, prefix, names) for prefix in ("train", "t10k"))
+    names, train, test = given_samples(args)
     args.data.mkdir(parents=True, exist_ok=True)
-    if new_names:
+    if names != class_names(args.data):
         write_classes(args.data, names)
     write_set(args.data, TRAIN_SET, train, names, args.shards)
     write_set(args.data, TEST_SET, test, names, args.shards)

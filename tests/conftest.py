@@ -88,7 +88,8 @@ def run_as_nobody(script, *arguments):
     The imports come first, since that user may not be allowed to read them.
     """
     code = (
-        f"import os, sys; sys.argv[0] = {script!r}; sys.path.insert(0, {str(ROOT)!r}); import {script[:-3]} as script; "
+        f"import os, sys; sys.argv[0] = {script!r}; sys.path.insert(0, {str(ROOT)!r}); "
+        f"import encodings.cp437, {script[:-3]} as script; "
         "os.geteuid() or os.setuid(65534); script.mnist_forward.run(script.main)"
     )
     given = [sys.executable, "-c", code, *map(str, arguments)]

@@ -195,7 +195,7 @@ def test_no_checkpoint_is_said_with_the_cure(tmp_path):
 
 
 def test_a_picture_and_a_model_without_permission_are_refused(model, public_folder):
-    shutil.copytree(model, public_folder / "model")
+    shutil.copytree(model, public_folder / "model").chmod(0o755)
     picture = shutil.copy(PIC / "1.png", public_folder / "mine.png")
     os.chmod(picture, 0)
     done = run_as_nobody("mnist_app.py", "--model", public_folder / "model", picture, PIC / "1.png")
