@@ -71,9 +71,9 @@ MOST_STROKES = 300  # a sheet of ten rows of ten digits, each in three strokes
 
 # No digit.  Of 439 real digits three got less than 0.6, so this refuses hardly one, but few letters, too.
 LEAST_SURE = 0.5
-# A digit that is further from all familiar ones of its class than 3 in 1,000 training digits are from one another
-# is none: that refuses three of four drawings and letters unlike any digit, and two of 1,000 MNIST digits.
-STRANGE = 0.003
+# A digit that is further from all familiar ones of its class than 2 in 1,000 training digits are from one another
+# is none: that refuses eight of ten drawings and letters unlike any digit, and two of 1,000 MNIST digits.
+STRANGE = 0.002
 FAMILIAR = "familiar.npz"  # beside the checkpoints
 MOST_SLANT = 0.7
 WIDTHS = (0.85, 1.0, 1.18)  # people write narrow and wide
