@@ -797,9 +797,10 @@ def seen_by_network(pixels, side):
 
 def draw_text(image, text, left, top, width, size):
     """Write the text, black, in lines no longer than `width`; returns the y coordinate below it."""
-    font = ImageFont.load_default(size)
-    lines = textwrap.fill(text, max(1, int(width / font.getlength("m"))))
-    draw = ImageDraw.Draw(image)
+    draw, font, characters = ImageDraw.Draw(image), ImageFont.load_default(size), len(text)
+    while characters > 1 and draw.multiline_textbbox((0, 0), textwrap.fill(text, characters), font)[2] > width:
+        characters -= 1
+    lines = textwrap.fill(text, max(1, characters))
     draw.multiline_text((left, top), lines, "black", font)
     return draw.multiline_textbbox((left, top), lines, font)[3]
 

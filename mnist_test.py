@@ -4,7 +4,7 @@
     python mnist_test.py --once               # the newest checkpoint only
     python mnist_test.py --once --look seen/  # and which pictures were wrong, and what is taken for what
 
-looks for a new checkpoint every 5 seconds and prints the accuracy of its averaged weights, 0.9925 or so in the end.
+looks for a new checkpoint every 5 seconds and prints the accuracy of its averaged weights, 0.9935 or so in the end.
 """
 
 import argparse
