@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 import re
-import shutil
+import tempfile
 import textwrap
 import warnings
 import zipfile
@@ -618,7 +618,7 @@ def outlines(pictures, width=1.0):
 
 def likeness(pictures, seen):
     """Returns float32 [n, m]: the cosine of pictures [n, 784], as wide as suits best, and outlines [m, 196]."""
-    return np.max([outlines(pictures, width) @ seen.T for width in WIDTHS], axis=0)
+    return functools.reduce(np.maximum, (outlines(pictures, width) @ seen.T for width in WIDTHS))
 
 
 def write_familiar(model, pictures, classes):
@@ -633,9 +633,10 @@ def write_familiar(model, pictures, classes):
     for i in np.unique(classes):
         own = outlines(pictures[classes == i])
         seen[classes == i] = own / own.max(axis=1, keepdims=True) * 255
-        alike = likeness(pictures[classes == i], own)
-        np.fill_diagonal(alike, 0)
-        apart.extend(1 - alike.max(1))
+        for start in range(0, len(own), 1000):  # at once they would need the square of their number
+            alike = likeness(pictures[classes == i][start : start + 1000], own)
+            np.fill_diagonal(alike[:, start:], 0)
+            apart.extend(1 - alike.max(1))
     part = model / (FAMILIAR + ".part")
     try:
         with open(part, "wb") as file:
@@ -713,18 +714,19 @@ def export_model(model, folder):
     loaded again and answered as the checkpoint does.
     """
     sess, x, y = restored(model)
-    versions = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
-    part, version = folder / "unfinished", folder / str(max(versions, default=0) + 1)
-    shutil.rmtree(part, ignore_errors=True)
-    with sess.graph.as_default():
-        tf.saved_model.simple_save(sess, str(part), {"pictures": x}, {"probabilities": y})
+    folder.mkdir(parents=True, exist_ok=True)
+    versions = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+    version = folder / str(max(versions, default=0) + 1)
     some = np.random.default_rng(1).random([100, INPUT_NODE], np.float32)
-    with tf.Graph().as_default(), tf.Session() as again:
-        signature = tf.saved_model.load(again, ["serve"], str(part)).signature_def["serving_default"]
-        answers = again.run(signature.outputs["probabilities"].name, {signature.inputs["pictures"].name: some})
-    if not np.allclose(answers, probabilities_of(some, model), atol=1e-5):
-        raise UserError(f"{part} does not answer as {model} does: export it again.")
-    part.replace(version)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as part, sess.graph.as_default():
+        new = Path(part) / "model"
+        tf.saved_model.simple_save(sess, str(new), {"pictures": x}, {"probabilities": y})
+        with tf.Graph().as_default(), tf.Session() as again:
+            signature = tf.saved_model.load(again, ["serve"], str(new)).signature_def["serving_default"]
+            answers = again.run(signature.outputs["probabilities"].name, {signature.inputs["pictures"].name: some})
+        if not np.allclose(answers, probabilities_of(some, model), atol=1e-5):
+            raise UserError(f"The network written to {folder} does not answer as {model} does: export it again.")
+        new.replace(version)
     print(f"{version} is a SavedModel with the answers of {model}")
 
 
@@ -939,6 +941,8 @@ def main():
     )
     args = parser.parse_args()
     if args.export:
+        if args.pictures or args.look:
+            parser.error("--export reads no pictures: give it alone")
         return export_model(args.model, args.export)
     if not args.pictures:
         return application(args.model)

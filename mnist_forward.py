@@ -6,7 +6,7 @@ Beside it stands what the other four have in common: the folders, the classes, t
 way from a folder of checkpoints to a restored network, and the one sentence with which a script ends when a user can
 cure what is wrong.  Nothing is run from here.
 
-Imports go one way: forward <- app <- generateds <- backward; forward and generateds <- test.
+Imports go one way: forward <- app <- generateds <- test <- backward.
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
     python mnist_generateds.py                                # from MNIST's IDX files in data/
     python mnist_generateds.py --idx fashion/                 # from those of another folder
-    python mnist_generateds.py --train letters/               # from a folder with a sub-folder of pictures per class
+    python mnist_generateds.py --data my_data --train letters/  # from a folder with a sub-folder of pictures per class
     python mnist_generateds.py --train pictures/ labels.txt --test more/ more.txt
 
 writes `mnist_train.tfrecords` (of MNIST 60,000 records, 51 MB) and `mnist_test.tfrecords` (10,000), or each in
@@ -76,7 +76,10 @@ def idx_samples(folder, prefix, names):
     if len(images) != len(labels):
         raise UserError(f"{images_path} holds {len(images)} pictures and {labels_path} {len(labels)} labels.")
     if labels.max(initial=0) >= len(names):
-        raise UserError(f"{labels_path} holds the label {labels.max()}; the largest possible is {len(names) - 1}.")
+        raise UserError(
+            f"{labels_path} holds the label {labels.max()}, the largest of {len(names)} classes is {len(names) - 1}: "
+            f"correct or delete the file {mnist_forward.CLASSES} in the --data folder."
+        )
     return [(image.tobytes(), label) for image, label in zip(images, labels.tolist(), strict=True)]
 
 
@@ -117,8 +120,9 @@ def foldered_pictures(folder, names):
         if name not in names:
             yield "", folder / name, None, f"{folder / name} is none of the {len(names)} classes"
             continue
-        for path in pictures_in([str(folder / name)]):
-            yield "", Path(path), names.index(name), None
+        for path in map(Path, pictures_in([str(folder / name)])):
+            inside = path.resolve().is_relative_to(folder.resolve())
+            yield "", path, names.index(name), None if inside else f"{path} leads out of {folder}"
 
 
 def progress_bar(total, unit):
@@ -145,13 +149,24 @@ def picture_samples(names, folder, label_file=None):
         raise UserError("\n".join(complaints[:10]) + more + "\nNothing was written: correct or remove these.")
     if not samples:
         raise UserError(f"{label_file or folder} names no picture.")
+    return mixed(samples)
+
+
+def split(samples, names):
+    """(training samples, test samples): every TEST_SHARE-th of each class, at least one, is for the test."""
+    train, test = [], []
+    for i, name in enumerate(names):
+        own = [sample for sample in samples if sample[1] == i]
+        if len(own) < 2:
+            raise UserError(f"The class {name} has {len(own)} pictures: add some, or give --test PICTURES.")
+        train += [sample for place, sample in enumerate(own) if place % TEST_SHARE]
+        test += own[::TEST_SHARE]
+    return mixed(train), mixed(test)
+
+
+def mixed(samples):
+    """The samples in a random order, always the same."""
     return [samples[i] for i in np.random.default_rng(SPLIT_SEED).permutation(len(samples))]
-
-
-def split(samples):
-    """(training samples, test samples): every TEST_SHARE-th of each class is for the test."""
-    test = set(sorted(range(len(samples)), key=lambda i: samples[i][1])[::TEST_SHARE])
-    return [s for i, s in enumerate(samples) if i not in test], [samples[i] for i in sorted(test)]
 
 
 def network_pixels(path):
@@ -163,7 +178,7 @@ def network_pixels(path):
     image = rgb_image(path)
     if image.size == (SIDE, SIDE):
         grey = np.asarray(image.convert("L"))
-        if grey.mean() < 128:  # digits cover less than half of their square
+        if 0 < grey.mean() < 128:  # digits cover less than half of their square
             return grey.tobytes()
     return np.rint(pre_pic(path) * 255).astype(np.uint8).tobytes()
 
@@ -202,7 +217,8 @@ def record_files(data, name):
 
 def write_tfrecords(paths, samples, classes=OUTPUT_NODE):
     """Write [(784 bytes, class), ...] to TFRecord files in turn, which appear only when all of them are whole."""
-    print(f"Writing {paths[0]}" + (f" .. {paths[-1].name}" if len(paths) > 1 else ""))
+    where = f"{paths[0]}" + (f" .. {paths[-1].name}" if len(paths) > 1 else "")
+    print(f"Writing {where}")
     parts = [path.with_name(path.name + ".part") for path in paths]
     progress = progress_bar(len(samples), "record")
     try:
@@ -219,7 +235,7 @@ def write_tfrecords(paths, samples, classes=OUTPUT_NODE):
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
-    print(f"{len(samples)} records in {paths[0].parent / paths[0].name}")
+    print(f"{len(samples)} records in {where}")
 
 
 @functools.cache
@@ -415,7 +431,7 @@ def get_tfrecord(num, isTrain=True, data=DATA_PATH, distortions=None, strength=1
 
 def write_set(data, name, samples, names, shards):
     """Write the records of a set in place of those that were there, and say how many each class has."""
-    paths = shard_paths(data, name, shards)
+    paths = shard_paths(data, name, min(shards, len(samples)))
     write_tfrecords(paths, samples, len(names))
     for stale in {*data.glob(f"{name}-?????-of-?????.tfrecords"), *shard_paths(data, name, 1)} - set(paths):
         stale.unlink(missing_ok=True)
@@ -441,8 +457,13 @@ def given_samples(args):
         names = sub_folders(args.train[0])
         if len(names) < 2:
             raise UserError(f"{args.train[0]} holds {len(names)} sub-folders: give one to each class, two or more.")
+        for name in names:
+            if [name] != name.strip().splitlines() or not name.isprintable():
+                raise UserError(
+                    f"{args.train[0] / name} can't be a line of {mnist_forward.CLASSES}: rename the folder."
+                )
     train = picture_samples(names, *args.train)
-    return names, *((train, picture_samples(names, *args.test)) if args.test else split(train))
+    return names, *((train, picture_samples(names, *args.test)) if args.test else split(train, names))
 
 
 def main():
@@ -462,12 +483,16 @@ def main():
     args = parser.parse_args()
     if any(len(given) > 2 for given in (args.train or [], args.test or [])) or (args.test and not args.train):
         parser.error("give --train PICTURES [LABELS], and perhaps --test PICTURES [LABELS]")
-    if not 1 <= args.shards <= 10**4:
-        parser.error("--shards must be from 1 to 10000")
+    if not 1 <= args.shards <= 500:  # all of them are open at once
+        parser.error("--shards must be from 1 to 500")
+    if args.idx and args.train:
+        parser.error("give --idx or --train")
 
     names, train, test = given_samples(args)
     args.data.mkdir(parents=True, exist_ok=True)
     if names != class_names(args.data):
+        for path in args.data.glob("mnist_*.tfrecords"):  # or those of the old classes would stand under the new names
+            path.unlink()
         write_classes(args.data, names)
     write_set(args.data, TRAIN_SET, train, names, args.shards)
     write_set(args.data, TEST_SET, test, names, args.shards)

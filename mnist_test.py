@@ -121,13 +121,16 @@ def save_look(judged, names, folder):
     wrong = judged.truth != judged.answers
     each = list(zip(judged.sureness[wrong], judged.truth[wrong], judged.answers[wrong], judged.wrong, strict=True))
     each = sorted(each, key=lambda one: -one[0])[:MOST_SHOWN]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "wrong.png").unlink(missing_ok=True)
     if each:
         captions = [f"{names[truth]}, not {names[answer]} ({sure:.0%})" for sure, truth, answer, _ in each]
         images = [seen_by_network(pixels, 84) for *_, pixels in each]
         save_picture(contact_sheet(images, captions, across=10, width=120, height=126), folder / "wrong.png")
     matrix = confusion_matrix(judged, len(names))
     save_picture(confusion_picture(matrix, names), folder / "confusion.png")
-    (folder / "confusion.txt").write_text(confusion_text(matrix, names), encoding="utf-8")
+    (folder / "confusion.txt.part").write_text(confusion_text(matrix, names), encoding="utf-8")
+    (folder / "confusion.txt.part").replace(folder / "confusion.txt")
 
 
 def note_accuracy(model, judged):

@@ -53,7 +53,7 @@ def accuracy(said):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=30000)
+    parser.add_argument("--steps", type=int, default=40000)
     parser.add_argument("--data", type=Path, default=mnist_forward.DATA_PATH)
     args = parser.parse_args()
     random.seed(1)

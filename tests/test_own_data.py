@@ -86,6 +86,15 @@ def test_a_sub_folder_that_is_no_class_and_a_bad_picture_are_named(pictures, tmp
     assert not data.exists()
 
 
+def test_every_seventh_of_a_class_is_for_the_test_and_one_of_a_small_class():
+    samples = [(bytes([i]), label) for label, count in enumerate((14, 2, 8)) for i in range(count)]
+    train, test = mnist_generateds.split(samples, ["a", "b", "c"])
+    assert sorted(train + test) == sorted(samples)
+    assert np.bincount([label for _, label in test]).tolist() == [2, 1, 2]
+    with pytest.raises(UserError, match="The class d has 0 pictures"):
+        mnist_generateds.split(samples, ["a", "b", "c", "d"])
+
+
 @pytest.mark.parametrize("text", ["", "one\n", "a\nb\na\n"])
 def test_a_list_of_classes_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "classes.txt").write_text(text)
