@@ -312,7 +312,10 @@ def main():
     if not 0 <= args.distortions <= 3:
         parser.error("--distortions must be from 0 to 3")
     cluster = Cluster(os.environ["TF_CONFIG"]) if os.environ.get("TF_CONFIG") else None
-    tf.set_random_seed(args.seed + (cluster.task if cluster else 0))
+    # Another seed after each checkpoint: a training killed again and again would else see its first batches each time.
+    begun = mnist_forward.checkpoints(args.model)
+    step = mnist_forward.stored_step(begun[0]) if begun else 0
+    tf.set_random_seed(args.seed + step + (cluster.task if cluster else 0))
     if cluster and not cluster.is_chief:
         signal_number = backward_in_cluster(args, cluster)
         return 128 + signal_number if signal_number else None
