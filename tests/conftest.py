@@ -1,11 +1,10 @@
 """What the tests share: the scripts run as a user runs them, on a small data folder and a network trained on it."""
 
-import os
+import ctypes
 import re
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -82,18 +81,16 @@ def write_small_data(folder, digits):
     return folder
 
 
-def run_as_nobody(script, *arguments):
-    """Run a script as a user who owns nothing, where the tests run as root; returns the finished process.
+def run_without_privileges(script, *arguments):
+    """Run a script under the file permissions, which root otherwise stands above; returns the finished process."""
 
-    The imports come first, since that user may not be allowed to read them.
-    """
-    code = (
-        f"import os, sys; sys.argv[0] = {script!r}; sys.path.insert(0, {str(ROOT)!r}); "
-        f"import encodings.cp437, {script[:-3]} as script; "
-        "os.geteuid() or os.setuid(65534); script.mnist_forward.run(script.main)"
-    )
-    given = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(given, capture_output=True, encoding="utf-8", timeout=120, cwd="/")
+    def drop():
+        libc = ctypes.CDLL(None)
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP: for what is executed next
+
+    given = command(script, *arguments)
+    return subprocess.run(given, capture_output=True, encoding="utf-8", timeout=120, preexec_fn=drop)
 
 
 @pytest.fixture(scope="session")
@@ -105,14 +102,6 @@ def digits():
 def data(tmp_path_factory, digits):
     """A data folder with the records of the first training and test digits."""
     return write_small_data(tmp_path_factory.mktemp("data"), digits)
-
-
-@pytest.fixture
-def public_folder():
-    """A folder that everybody may look into, unlike pytest's own."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -117,6 +117,11 @@ def test_ruled_lines_are_dropped(two):
         find_digits(on_paper(blank))
 
 
+def test_strokes_in_one_line_are_no_ruling():
+    ones = drawn([(0, 0.02), (0, 0.25)], [(0, 0.75), (0, 0.98)], box=(200, 0, 300, 300), pen=5)
+    assert len(find_digits(on_paper(ones))) == 2
+
+
 def test_frames_and_table_round_the_sheet_are_dropped(two):
     for strip in (np.s_[:25], np.s_[:, -30:]):
         cover = drawn(TWO)
