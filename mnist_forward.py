@@ -2,11 +2,8 @@
 
     pictures [n, 784], 0 = paper .. 1 = ink  ->  500 ReLU units  ->  scores [n, 10], or as many as there are classes
 
-Beside it stands what the other four have in common: the folders, the classes, the moving average of the weights, the
-way from a folder of checkpoints to a restored network, and the one sentence with which a script ends when a user can
-cure what is wrong.  Nothing is run from here.
-
-Imports go one way: forward <- app <- generateds <- test <- backward.
+Beside it stands what the others have in common: folders, classes, the way to a restored network, and the one sentence
+with which a script ends when a user can cure what is wrong.  Imports: forward <- app <- generateds <- test <- backward.
 """
 
 import contextlib
@@ -22,11 +19,9 @@ from pathlib import Path
 def quiet_start():
     """Keep TensorFlow's start-up notes off the screen; errors come as exceptions and are still seen."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # The note about missing CUDA drivers is written past that setting, straight to file descriptor 2.
-    stderr = os.dup(2)
-    interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: end without a traceback
+    stderr, interrupt = os.dup(2), signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: just end
     with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+        os.dup2(nowhere.fileno(), 2)  # the note about missing CUDA drivers is written past that setting
     try:
         yield
     finally:
@@ -73,11 +68,22 @@ def run(main):
     except UserError as error:
         sys.exit(str(error))
     except OSError as error:
-        sys.exit(f"{error.filename or 'Reading or writing'}: {error.strerror or error}.")
+        sys.exit(f"{error.filename or 'Reading or writing'}: {error.strerror or error}: name another file or folder.")
     except tf.errors.OpError as error:  # also what a queue thread met, from coord.join
         sys.exit(f"TensorFlow stopped: {cause(error)}; put that right and run again.")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def whole(path):
+    """A temporary name to write to, which becomes `path` only when the block has ended without an error."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def get_weight(shape, regularizer):
@@ -93,58 +99,12 @@ def get_bias(shape):
     return tf.Variable(tf.zeros(shape))
 
 
-def class_names(folder):
-    """The names of the classes of a data or model folder, in the order of the network's outputs.
-
-    They are the lines of its file `classes.txt`; where there is none, the ten digits.  Raises UserError where the
-    file is no such list.
-    """
-    path = Path(folder) / CLASSES
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        return [str(digit) for digit in range(OUTPUT_NODE)]
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text in UTF-8: save it as UTF-8.") from None
-    names = [line.strip() for line in lines if line.strip()]
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise UserError(
-            f"{path} holds {len(names)} names, {len(set(names))} of them different: write two or more, "
-            "each once, one a line."
-        )
-    return names
-
-
-def write_classes(folder, names):
-    """Write `classes.txt` in the folder, which appears only when it is whole."""
-    part = Path(folder) / f"{CLASSES}.part"
-    part.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    part.replace(Path(folder) / CLASSES)
-
-
-def require_same_classes(model, data):
-    """Raise UserError unless the network of the folder `model` was trained for the classes of the folder `data`."""
-    trained, given = class_names(model), class_names(data)
-    if trained != given:
-        raise UserError(
-            f"{model} was trained for {len(trained)} classes ({', '.join(trained):.60}), {data} holds {len(given)} "
-            f"({', '.join(given):.60}): name another --model or --data."
-        )
-
-
 def forward(x, regularizer, classes=OUTPUT_NODE):
-    """The network of the lecture.
+    """The network of the lecture: x, float32 [n, 784], 0 = paper .. 1 = ink, to the scores before the softmax,
+    float32 [n, classes].  `regularizer` weighs the L2 terms added to `losses`; None where nothing is trained.
 
-    The variables stay unnamed, as in the lecture (`Variable`, `Variable_1`, ...), so that a network trained by its
-    program is restored by this one.  Build the network before anything else that makes unnamed variables.
-
-    Args:
-      x: float32 [n, 784], 0 = paper .. 1 = ink.
-      regularizer: weight of the L2 terms added to the collection `losses`; None where nothing is trained.
-      classes: how many.
-
-    Returns:
-      float32 [n, classes], the scores before the softmax.
+    The variables stay unnamed (`Variable`, `Variable_1`, ...), so that a network trained by the lecture's program is
+    restored by this one.  Build the network before anything else that makes unnamed variables.
     """
     w1 = get_weight([INPUT_NODE, LAYER1_NODE], regularizer)
     b1 = get_bias([LAYER1_NODE])
@@ -155,6 +115,29 @@ def forward(x, regularizer, classes=OUTPUT_NODE):
     return tf.matmul(y1, w2) + b2
 
 
+def class_names(folder):
+    """The lines of `classes.txt` in a data or model folder, in the order of the network's outputs; without that file
+    the ten digits.  Raises UserError where it is no such list."""
+    path = Path(folder) / CLASSES
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    except FileNotFoundError:
+        return [str(digit) for digit in range(OUTPUT_NODE)]
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(names) < 2 or len(set(names)) < len(names):
+        counts = f"{len(names)} names, {len(set(names))} of them different"
+        raise UserError(f"{path} holds {counts}: write two or more, each once, one a line.")
+    return names
+
+
+def require_same_classes(model, data):
+    """Raise UserError unless the network of the folder `model` was trained for the classes of the folder `data`."""
+    trained, given = class_names(model), class_names(data)
+    if trained != given:
+        trained, given = (f"{len(names)} classes ({', '.join(names):.60})" for names in (trained, given))
+        raise UserError(f"{model} was trained for {trained}, {data} holds {given}: name another --model or --data.")
+
+
 def averaged_variables():
     """{name of a moving average in the checkpoint: the network's variable that takes its value}."""
     return tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY).variables_to_restore(tf.trainable_variables())
@@ -162,17 +145,14 @@ def averaged_variables():
 
 def stored_step(checkpoint):
     """The training step that a checkpoint's name ends in: `model/mnist_model-2000` -> 2000."""
-    found = re.search(r"-(\d+)$", checkpoint)
-    if not found:
-        raise UserError(f"{checkpoint} has no training step at the end of its name: name another --model folder.")
-    return int(found[1])
+    return int(checkpoint.rpartition("-")[2])
 
 
 def checkpoints(model):
     """Paths of the checkpoints in the folder `model`, the newest first; [] where there is none.
 
-    The file `checkpoint` says which is the newest (lecture 6.1); by their names alone come those it does not name,
-    for the day it is lost or names one that was damaged.  Its paths may be from before the folder was moved.
+    The file `checkpoint` says which is the newest (lecture 6.1), with paths that may be from before the folder was
+    moved; by their names alone come those it does not name, for the day it is lost or names one that was damaged.
     """
     if re.search(r"[*?\[]", str(model)):
         raise UserError(f"{model} has one of * ? [ in its path, which TensorFlow takes for a pattern: rename it.")
@@ -181,60 +161,41 @@ def checkpoints(model):
     except ValueError:  # not UTF-8
         ckpt = None
     named = [ckpt.model_checkpoint_path, *reversed(ckpt.all_model_checkpoint_paths)] if ckpt else []
-    found = [path.stem for path in Path(model).glob("*-*.index") if re.search(r"-\d+$", path.stem)]
+    found = [path.stem for path in Path(model).glob("*.index") if re.search(r"-\d+$", path.stem)]
     names = [os.path.basename(path) for path in named] + sorted(found, key=stored_step, reverse=True)
-    return [str(Path(model) / name) for name in dict.fromkeys(names)]
+    return [str(Path(model) / name) for name in dict.fromkeys(names) if re.search(r"-\d+$", name)]
 
 
 def require_same_network(checkpoint, variables):
     """Raise UserError unless the checkpoint holds every one of `variables`, {name: tf.Variable}, in its shape."""
     stored = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
     for name, variable in sorted(variables.items()):
-        ours = variable.shape.as_list()
-        if name not in stored:
-            raise UserError(
-                f"{checkpoint} was written by another program, it has no {name!r}: name another --model folder."
-            )
-        if stored[name] != ours:
-            raise UserError(
-                f"{checkpoint} is another network, {name!r} is {stored[name]} there and {ours} here: "
-                "name another --model folder."
-            )
+        theirs, ours = stored.get(name, "missing"), variable.shape.as_list()
+        if theirs != ours:
+            which = f"{checkpoint} is another network's or another program's"
+            raise UserError(f"{which}, {name!r} is {theirs} there and {ours} here: name another --model folder.")
 
 
 def restore_newest(sess, saver, variables, model):
-    """Restore the newest whole checkpoint of the folder `model`; a damaged one is named and passed over.
+    """Restore the newest whole checkpoint of the folder `model` by `saver`, tf.train.Saver(variables), and return its
+    path, or None where the folder holds none.  A damaged one is named and passed over.
 
-    Args:
-      sess: the session whose variables take the values.
-      saver: tf.train.Saver(variables).
-      variables: {name in the checkpoint: tf.Variable}.
-      model: folder.
-
-    Returns:
-      The path restored, or None where the folder holds no checkpoint.
-
-    Raises:
-      UserError: the checkpoint is another network's, or there are checkpoints and none is whole.
+    Raises UserError where the checkpoint is another network's, or there are checkpoints and none is whole.
     """
-    damaged = []
     for _ in range(5):
-        paths = checkpoints(model)
+        paths, damaged = checkpoints(model), []
         for path in paths:
             try:
                 require_same_network(path, variables)
                 saver.restore(sess, path)
             except (tf.errors.OpError, ValueError, RuntimeError):
-                damaged.append(path)
+                damaged += [path] if os.path.exists(f"{path}.index") else []  # or a trainer has deleted it meanwhile
                 continue
-            # One that is gone was deleted by a trainer that has saved meanwhile: no damage.
-            for other in (other for other in dict.fromkeys(damaged) if os.path.exists(other + ".index")):
+            for other in damaged:
                 print(f"{other} is damaged and passed over; restored {path} instead.", file=sys.stderr)
             return path
         if not paths:
             return None
         time.sleep(0.5)  # a trainer may just have deleted all that were found, or not be done with its first
-    raise UserError(
-        f"{model} holds no whole checkpoint, {os.path.basename(damaged[0])} is damaged: put a copy back, or empty "
-        "the folder and run mnist_backward.py to train anew."
-    )
+    cure = "put a copy back, or empty the folder and run mnist_backward.py to train anew"
+    raise UserError(f"{model} holds no whole checkpoint, {os.path.basename(paths[0])} is damaged: {cure}.")

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import mnist_forward  # noqa: E402
 import mnist_generateds  # noqa: E402
 
 # Started in the background, pytest would hand on to the scripts that Ctrl-C is to be ignored.
@@ -75,9 +76,9 @@ def mnist():
 
 def write_small_data(folder, digits):
     """Write the records of the first training and test digits to a data folder."""
-    for name, (images, labels), count in zip((TRAIN_RECORDS, TEST_RECORDS), digits, (TRAIN, TEST), strict=True):
+    for name, (images, labels), count in zip(("mnist_train", "mnist_test"), digits, (TRAIN, TEST), strict=True):
         samples = [(image.tobytes(), label) for image, label in zip(images[:count], labels[:count], strict=True)]
-        mnist_generateds.write_tfrecords([folder / name], samples)
+        mnist_generateds.write_tfrecords(folder, name, samples, mnist_forward.class_names(folder))
     return folder
 
 

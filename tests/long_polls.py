@@ -6,35 +6,48 @@ Judge and app restore the newest checkpoint again and again while the trainer re
 import argparse
 import contextlib
 import io
+import itertools
 import subprocess
 import tempfile
+import types
 from pathlib import Path
+from unittest import mock
 
 from conftest import command, mnist, write_small_data
 
 import mnist_app
 import mnist_forward
 import mnist_test
-from mnist_forward import tf
+
+
+class EnoughError(Exception):
+    """Ends the polling."""
 
 
 def poll(data, model, count):
-    """Judge the newest checkpoint `count` times, and read it as the app does every tenth time: a list of complaints."""
-    complaints = []
-    with tf.Graph().as_default():
-        graph = mnist_test.judging_graph(data)
-        for i in range(count):
-            said = io.StringIO()
-            try:
-                with contextlib.redirect_stderr(said):
-                    mnist_test.judge(model, *graph)
-                    if i % 10 == 0:
-                        mnist_app.restored.__wrapped__(model)
-            except Exception as error:
-                complaints.append(f"poll {i}: {error!r}")
-            if said.getvalue():
-                complaints.append(f"poll {i}: {said.getvalue()}")
-    return complaints
+    """Let mnist_test.py poll `count` times without a pause, and the app restore every tenth time: the complaints."""
+    complaints, polls = [], itertools.count(1)
+
+    def instead_of_sleeping(_seconds):
+        number = next(polls)
+        if number % 10 == 0:
+            mnist_app.restored.__wrapped__(model)
+        if number >= count:
+            raise EnoughError
+
+    said = io.StringIO()
+    while True:
+        try:
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(said),
+                mock.patch("mnist_test.time", types.SimpleNamespace(sleep=instead_of_sleeping)),
+            ):
+                mnist_test.test(model, data)
+        except EnoughError:
+            return complaints + said.getvalue().splitlines()
+        except Exception as error:
+            complaints.append(repr(error))
 
 
 def poll_beside_trainer(data, model, count):

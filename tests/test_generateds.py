@@ -87,14 +87,14 @@ LABELS = "train-labels-idx1-ubyte.gz"
     ("name", "damage", "sentence"),
     [
         (IMAGES, None, "is missing"),
-        (IMAGES, lambda whole: b"", "not a whole gzip file|no IDX file"),
-        (IMAGES, lambda whole: whole[:-20], "not a whole gzip file"),
-        (IMAGES, lambda whole: whole[:40] + b"\0\1\2" + whole[43:], "not a whole gzip file"),
-        (IMAGES, lambda whole: b"plain text", "not a whole gzip file"),
-        (IMAGES, lambda whole: gzip.compress(b"\0\0\x08\x01" + gzip.decompress(whole)[4:]), "no IDX file"),
-        (IMAGES, lambda whole: gzip.compress(gzip.decompress(whole)[:-1]), "announces 3920 values and holds 3919"),
+        (IMAGES, lambda whole: b"", "no whole gzipped IDX file"),
+        (IMAGES, lambda whole: whole[:-20], "no whole gzipped IDX file"),
+        (IMAGES, lambda whole: whole[:40] + b"\0\1\2" + whole[43:], "no whole gzipped IDX file"),
+        (IMAGES, lambda whole: b"plain text", "no whole gzipped IDX file"),
+        (IMAGES, lambda whole: gzip.compress(b"\0\0\x08\x01" + gzip.decompress(whole)[4:]), "it starts with 00000801"),
+        (IMAGES, lambda whole: gzip.compress(gzip.decompress(whole)[:-1]), "array of size 3919 into shape"),
         (IMAGES, lambda whole: gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 5, 7, 112) + bytes(3920)), "7x112"),
-        (LABELS, lambda whole: gzip.compress(struct.pack(">4BI", 0, 0, 8, 1, 4) + bytes(4)), "5 pictures and .* 4 lab"),
+        (LABELS, lambda whole: gzip.compress(struct.pack(">4BI", 0, 0, 8, 1, 4) + bytes(4)), "5 pictures, .* 4 labels"),
         (LABELS, lambda whole: gzip.compress(struct.pack(">4BI", 0, 0, 8, 1, 5) + bytes([9, 9, 9, 9, 10])), "label 10"),
     ],
 )
@@ -215,11 +215,11 @@ GOOD = [lecture_example(bytes(784), one_hot(3))] * 3
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
-        (lecture_example(bytes(783), one_hot(3)), "record 4: .img_raw. is not 784 bytes"),
-        (lecture_example(bytes(784), [1] * 10), "record 4: .label. is not 10 int64, one-hot"),
-        (lecture_example(bytes(784), [0] * 10), "record 4: .label."),
-        (lecture_example(bytes(784), one_hot(3) + [0]), "record 4: .label."),
-        (tf.train.Example().SerializeToString(), "record 4: .img_raw."),
+        (lecture_example(bytes(783), one_hot(3)), "record 4, .img_raw. is not 784 bytes"),
+        (lecture_example(bytes(784), [1] * 10), "record 4, .label. is not 10 int64, one-hot"),
+        (lecture_example(bytes(784), [0] * 10), "record 4, .label."),
+        (lecture_example(bytes(784), one_hot(3) + [0]), "record 4, .label."),
+        (tf.train.Example().SerializeToString(), "record 4, .img_raw."),
         (b"no tf.train.Example", "record 4"),
     ],
 )
@@ -243,7 +243,7 @@ def test_a_damaged_file_is_refused_before_a_queue_is_built(tmp_path):
         count_records.cache_clear()
         with (
             tf.Graph().as_default() as graph,
-            pytest.raises(UserError, match=r"is empty|is damaged or no TFRecord|is cut short"),
+            pytest.raises(UserError, match=r"is no good at record [1-4], "),
         ):
             get_tfrecord(2, data=tmp_path)
         assert not graph.get_operations()
@@ -266,25 +266,22 @@ def test_fields_are_as_strong_as_set():
     with tf.Graph().as_default(), tf.Session() as sess:
         tf.set_random_seed(1)
 
-        def drawn(field):
-            return sess.run(field)
+        def drawn(**strength):
+            return sess.run(mnist_generateds.random_field(4000, **{**NONE, **strength}))
 
-        shifts = drawn(mnist_generateds.affine_field(4000, rotation=0, shear=0, scale=0, shift=2.0))
+        shifts = drawn(shift=2.0)
         assert shifts.shape == (4000, 28, 28, 2)
         np.testing.assert_allclose(shifts, np.broadcast_to(shifts[:, :1, :1], shifts.shape), atol=1e-4)
         assert np.abs(shifts).mean() == pytest.approx(1.0, rel=0.03), "evenly from -2 to 2"
 
-        turned = drawn(mnist_generateds.affine_field(4000, rotation=10, shear=0, scale=0, shift=0))
-        corner = np.linalg.norm(turned[:, 0, 0], axis=1)  # 13.5 pixels to the left of and above the centre
+        corner = np.linalg.norm(drawn(rotation=10)[:, 0, 0], axis=1)  # 13.5 pixels to the left of and above the centre
         expected = 2 * np.sin(np.radians(np.linspace(0, 10, 1001)) / 2).mean() * 13.5 * 2**0.5
         assert corner.mean() == pytest.approx(expected, rel=0.03)
 
-        sheared = drawn(mnist_generateds.affine_field(4000, rotation=0, shear=0.2, scale=0, shift=0))
-        assert np.abs(sheared).max() == pytest.approx(0.2 * 13.5, rel=0.01)
-        scaled = drawn(mnist_generateds.affine_field(4000, rotation=0, shear=0, scale=0.1, shift=0))
-        assert np.abs(scaled).max() == pytest.approx(13.5 / 0.9 - 13.5, rel=0.01)
+        assert np.abs(drawn(shear=0.2)).max() == pytest.approx(0.2 * 13.5, rel=0.01)
+        assert np.abs(drawn(scale=0.1)).max() == pytest.approx(13.5 / 0.9 - 13.5, rel=0.01)
 
-        bent = drawn(mnist_generateds.elastic_field(4000, elastic=0.7))
+        bent = drawn(elastic=0.7)
         assert bent[:, [0, 0, -1, -1], [0, -1, 0, -1]].std() == pytest.approx(0.7, rel=0.03), "on the grid's points"
         step = np.abs(np.diff(bent, axis=1)).mean()
         assert step < 0.5 * np.abs(bent).mean(), "smooth"
