@@ -33,7 +33,7 @@ Image.MAX_IMAGE_PIXELS = 50_000_000  # Pillow refuses twice as many, which would
 
 # The picture as opened, in pixels.
 LONGEST_SIDE = 1000  # a digit of a twentieth of it is then 50 high, twice what the network sees
-SHORTEST_SIDE = 112  # a 28x28 picture enlarged four times: a stroke is several pixels wide and has edges
+ENLARGED_SIDE = 112  # a 28x28 picture enlarged four times: a stroke is several pixels wide and has edges
 ONE_DIGIT_SIDE = 40  # two legible digits side by side do not fit in so few pixels
 # MNIST's form.  Half of its own strokes lie between 2.1 and 2.9 pixels of the box.
 SIDE, BOX = 28, 20
@@ -195,24 +195,28 @@ def threshold(contrast):
 def label(mask):
     """The connected pieces (8 neighbours) of mask [h, w]: labels int32 [h, w], 0 = paper; boxes int [n, 4], left, top,
     right, bottom; areas int [n]."""
-    begins = mask & ~np.pad(mask, ((0, 0), (1, 0)))[:, :-1]
-    run = np.where(mask, np.cumsum(begins).reshape(mask.shape), 0)  # the number of each level run of ink
-    above, below = run[:-1], run[1:]
-    pairs = [(above, below), (above[:, 1:], below[:, :-1]), (above[:, :-1], below[:, 1:])]
-    one, other = np.concatenate([np.stack([a, b])[:, (a > 0) & (b > 0)] for a, b in pairs], axis=1)
-    root = np.arange(run.max() + 1)
+    padded = np.pad(mask, ((0, 1), (1, 1)))
+    ink, stride = np.flatnonzero(padded), padded.shape[1]
+    start, end = np.flatnonzero(np.diff(padded.ravel())).reshape(-1, 2).T + 1  # of each level run of ink
+    run, lengths = np.zeros(padded.size, np.int32), end - start
+    run[ink] = number = np.repeat(np.arange(1, len(start) + 1), lengths)
+    below = [run[ink + stride + right] for right in (-1, 0, 1)]
+    one, other = np.concatenate([(number[other > 0], other[other > 0]) for other in below], axis=1)
+    root = np.arange(len(start) + 1)
     while one.size:  # runs that touch are joined until none is left
         np.minimum.at(root, np.maximum(root[one], root[other]), np.minimum(root[one], root[other]))
         while (root != root[root]).any():
             root = root[root]
         apart = root[one] != root[other]
         one, other = one[apart], other[apart]
-    labels = np.unique(root, return_inverse=True)[1].astype(np.int32)[run]
-    areas = np.bincount(labels[mask])[1:]
-    order, first = np.argsort(labels[mask], kind="stable"), np.cumsum(areas) - areas
-    y, x = (axis[order] for axis in np.nonzero(mask))
-    low, high = ([extreme.reduceat(axis, first) for axis in (x, y)] for extreme in (np.minimum, np.maximum))
-    return labels, np.stack([*low, high[0] + 1, high[1] + 1], axis=1), areas
+    piece, labels = np.unique(root, return_inverse=True)[1], np.zeros(mask.shape, np.int32)
+    labels[mask] = piece[number]
+    order = np.argsort(piece[1:], kind="stable")
+    first = np.flatnonzero(np.diff(piece[1:][order], prepend=0))
+    (top, left), lengths = np.divmod(start[order], stride), lengths[order]
+    corner = np.minimum.reduceat([left - 1, top], first, axis=1)
+    other_corner = np.maximum.reduceat([left - 1 + lengths, top + 1], first, axis=1)
+    return labels, np.concatenate([corner, other_corner]).T, np.add.reduceat(lengths, first)
 
 
 def ruling(mask):
@@ -395,8 +399,7 @@ def find_digits(picture):
     there is nothing that could be one."""
     grey = grey_from_colour(picture)
     one_digit, margin = max(grey.shape) <= ONE_DIGIT_SIDE, 0
-    side = max(grey.shape) if one_digit else min(grey.shape)
-    enlarged = -(-SHORTEST_SIDE // side) if max(grey.shape) < LONGEST_SIDE / 2 else 1
+    enlarged = -(-ENLARGED_SIDE // max(grey.shape))
     grey = resize(grey, grey.shape[0] * enlarged, grey.shape[1] * enlarged) if enlarged > 1 else grey
     if one_digit:  # its digit may fill it: there must be paper to see, and half of the ink's contrast is the edge
         margin = max(grey.shape) // 2

@@ -270,6 +270,22 @@ def test_a_small_picture_that_its_digit_fills_is_read(digits):
         assert max(np.corrcoef(one.ravel(), image.ravel())[0, 1] for one in shifted) > 0.8, "but for a pixel's shift"
 
 
+def test_loose_strokes_of_a_small_picture_are_one_digit():
+    cover = drawn([(0, 0), (0, 1)], [(1, 0), (1, 1)], size=(28, 28), box=(8, 5, 20, 23), pen=3)
+    assert len(find_digits(on_paper(cover))) == 1
+
+
+def test_a_small_picture_s_strokes_keep_their_thickness(digits):
+    (_, (images, _)) = digits
+    thicker = []
+    for image in images[:100]:
+        before = mnist_app.stroke_width(image > 127)
+        if mnist_app.THIN < before < mnist_app.THICK:
+            digit = only(np.repeat(image[..., None].astype(np.float32) / 255, 3, axis=2))
+            thicker.append(ink_width(digit) - before)
+    assert abs(np.mean(thicker)) < 0.05
+
+
 def blank_sheets():
     rng = np.random.default_rng(7)
     down, across = np.mgrid[0:1:300j, 0:1:400j].astype(np.float32)
