@@ -63,7 +63,7 @@ MOST_STROKES = 300  # a sheet of ten rows of ten digits, each in three strokes
 # No digit.
 LEAST_SURE = 0.5  # of 439 real digits three got less than 0.6, so this refuses hardly one, but few letters, too
 STRANGE = 0.002  # of the training digits lie so far from the rest: further off refuses eight of ten drawings
-FAMILIAR = "familiar.npz"  # beside the checkpoints
+FAMILIAR = "outlines.npz"  # beside the checkpoints
 # [28, 14]: the triangle filter that halves a side; without its blur a line beside a line would be no likeness at all.
 HALF = np.maximum(0, 1 - np.abs(np.arange(SIDE)[:, None] - (2 * np.arange(SIDE // 2) + 0.5)) / 2).astype(np.float32)
 
