@@ -29,11 +29,11 @@ import mnist_forward
 from mnist_forward import INPUT_NODE, MODEL_SAVE_PATH, UserError, class_names, tf, whole
 
 warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a picture is said in one sentence
-Image.MAX_IMAGE_PIXELS = 50_000_000  # Pillow refuses twice as many, which would not fit into memory a few at a time
 
 # The picture as opened, in pixels.
 LONGEST_SIDE = 1000  # a digit of a twentieth of it is then 50 high, twice what the network sees
 ENLARGED_SIDE = 112  # a 28x28 picture enlarged four times: a stroke is several pixels wide and has edges
+MOST_PIXELS = 100_000_000  # as decoded; more would not fit into memory a few at a time
 ONE_DIGIT_SIDE = 40  # two legible digits side by side do not fit in so few pixels
 # MNIST's form.  Half of its own strokes lie between 2.1 and 2.9 pixels of the box.
 SIDE, BOX = 28, 20
@@ -67,7 +67,7 @@ FAMILIAR = "outlines.npz"  # beside the checkpoints
 # [28, 14]: the triangle filter that halves a side; without its blur a line beside a line would be no likeness at all.
 HALF = np.maximum(0, 1 - np.abs(np.arange(SIDE)[:, None] - (2 * np.arange(SIDE // 2) + 0.5)) / 2).astype(np.float32)
 
-AT_ONCE = 32  # pictures prepared and read together
+AT_ONCE = 32  # pictures in work
 NO_DIGIT = "shows no digit: write larger or with a darker pen."
 NOT_CLEAR = "shows nothing that is clearly a digit: write larger, or one digit apart from the other."
 
@@ -90,6 +90,8 @@ def rgb_image(path):
     try:
         with Image.open(path, formats=harmless) as image:
             image.draft("RGB", (2 * LONGEST_SIDE, 2 * LONGEST_SIDE))
+            if image.width * image.height > MOST_PIXELS:
+                raise Image.DecompressionBombError(f"more than {MOST_PIXELS} pixels")
             ImageOps.exif_transpose(image, in_place=True)
             return to_rgb(image)
     except Exception as error:  # a damaged one makes Pillow trip over anything
@@ -127,7 +129,7 @@ def resize(grey, height, width, how=Image.Resampling.BICUBIC):
 
 def running(extreme, grey, high, wide=None):
     """np.maximum or np.minimum of `grey` [h, w] over centred windows, `high` x `wide` or square."""
-    for axis, side in ((0, high), (1, wide or high)):
+    for axis, side in ((0, high), (1, high if wide is None else wide)):
         pad = [(0, 0), (0, 0)]
         pad[axis] = (side // 2, (side - 1) // 2)
         grey, span = np.moveaxis(np.pad(grey, pad, mode="edge"), axis, 0), 1
@@ -227,7 +229,10 @@ def ruling(mask):
     if thin.any(axis=0).sum() < SEEN * width:  # what follows is slow, and most sheets are not ruled
         return np.zeros_like(mask)
     lean = max(1, height // 200)  # a line may lean: so much within the shortest piece of it
-    piece, gap = width // 8, 2 * thick + 1  # a crossing stroke or the upright lines of squared paper leave a gap
+    piece, gap = (
+        max(1, width // 8),
+        2 * thick + 1,
+    )  # a crossing stroke or the upright lines of squared paper leave a gap
     pieces = running(np.minimum, running(np.maximum, thin, 2 * lean + 1, gap), 1, piece + gap)
     rim = max(1, width // 4)
     lines = np.pad(running(np.maximum, pieces, gap, 2 * piece), ((0, 0), (rim, rim)))
@@ -304,19 +309,17 @@ def group(boxes, areas, keep):
     pieces = np.flatnonzero(keep)
     widths, heights = (boxes[pieces, 2:] - boxes[pieces, :2]).T
     digit = digit_height(heights, areas[pieces])
-    across, down = (
-        np.maximum.outer(boxes[pieces, k], boxes[pieces, k])
-        - np.minimum.outer(boxes[pieces, k + 2], boxes[pieces, k + 2])
-        for k in (0, 1)
-    )  # the gaps between each two, negative where they overlap
+    near, far = boxes[pieces, :2], boxes[pieces, 2:]
+    gaps = np.maximum(near[:, None], near) - np.minimum(far[:, None], far)  # negative where they overlap
+    across, down = np.moveaxis(gaps, 2, 0)
     big = heights >= FRAGMENT * digit
     distance = np.where(big, np.maximum(across, 0) + np.maximum(down, 0), np.inf)
     owner = np.where(big, np.arange(len(pieces)), distance.argmin(1))
     stacked = (-across > 0.5 * np.minimum.outer(widths, widths)) & (down < NEAR * digit / 2) & big & big[:, None]
     for one, other in np.argwhere(stacked):
         owner[owner == owner[other]] = owner[one]
-    near = big | (distance.min(1) < NEAR * digit)
-    return [pieces[near & (owner == digit)] for digit in np.unique(owner)]
+    close = big | (distance.min(1) < NEAR * digit)
+    return [pieces[close & (owner == digit)] for digit in np.unique(owner)]
 
 
 def reading_order(boxes):
@@ -343,13 +346,10 @@ def stroke_width(mask):
 
 def mend_thickness(ink):
     """ink [h, w] at FINE resolution with strokes no thinner and no thicker than MNIST's."""
-    width, extreme, wanted = stroke_width(ink > 0.5) / FINE, np.maximum, THICK
-    if width < THIN:
-        wanted = min(MIDDLING, 2 * THIN - width)  # without a step at THIN: two pictures of a digit stay alike
-    elif width > THICK:
-        extreme = np.minimum
-    else:
-        return ink
+    width = stroke_width(ink > 0.5) / FINE
+    # Without a step at THIN: two pictures of a digit stay alike.
+    wanted = min(MIDDLING, 2 * THIN - width) if width < THIN else min(width, THICK)
+    extreme = np.maximum if wanted > width else np.minimum
     radius = abs(wanted - width) / 2 * FINE  # by so many pixels on every side, in octagons
     while radius > 0:
         upright, level = running(extreme, ink, 3, 1), running(extreme, ink, 1, 3)
@@ -400,7 +400,7 @@ def find_digits(picture):
     grey = grey_from_colour(picture)
     one_digit, margin = max(grey.shape) <= ONE_DIGIT_SIDE, 0
     enlarged = -(-ENLARGED_SIDE // max(grey.shape))
-    grey = resize(grey, grey.shape[0] * enlarged, grey.shape[1] * enlarged) if enlarged > 1 else grey
+    grey = resize(grey, grey.shape[0] * enlarged, grey.shape[1] * enlarged)
     if one_digit:  # its digit may fill it: there must be paper to see, and half of the ink's contrast is the edge
         margin = max(grey.shape) // 2
         rim = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
@@ -436,9 +436,10 @@ def write_familiar(model, pictures, classes):
     seen, apart = outlines(pictures), []
     for i in np.unique(classes):
         own = seen[classes == i]
-        alike = own @ own.T
-        np.fill_diagonal(alike, 0)
-        apart.extend(1 - alike.max(1))
+        for start in range(0, len(own), 1000):  # at once they would need the square of their number
+            alike = own[start : start + 1000] @ own.T
+            np.fill_diagonal(alike[:, start:], 0)
+            apart.extend(1 - alike.max(1))
     with whole(model / FAMILIAR) as part, open(part, "wb") as file:
         strange = np.quantile(apart, 1 - STRANGE)
         np.savez_compressed(file, outlines=seen.astype(np.float16), classes=classes, strange=strange)
@@ -464,9 +465,8 @@ def are_strange(pictures, answers, model):
     """bool [n]: which of the pictures [n, 784] resemble no training picture of the class that they got."""
     seen, strange = familiar(model)
     pairs = zip(outlines(pictures), answers, strict=True)
-    return (
-        np.array([1 - (seen[answer] @ outline).max() if answer in seen else 1 for outline, answer in pairs]) > strange
-    )
+    far = [1 - (seen[answer] @ outline).max() if answer in seen else 1 for outline, answer in pairs]
+    return np.array(far) > strange
 
 
 @functools.cache
@@ -597,7 +597,8 @@ def boxed_photo(answer, side):
         photo = Image.fromarray(np.uint8(open_picture(answer.path) * 255))
     except PictureError:
         photo = Image.new("RGB", (side, side), "lightgrey")
-    scale, photo = min(side / photo.width, side / photo.height), ImageOps.contain(photo, (side, side))
+    scale = min(side / photo.width, side / photo.height)
+    photo = photo.resize([max(1, round(length * scale)) for length in photo.size])
     for digit in answer.digits:
         ImageDraw.Draw(photo).rectangle([edge * scale for edge in digit.box], outline="red", width=2)
     return photo
@@ -629,8 +630,9 @@ def album(answers, folder):
 
 def given_path(text):
     """The path that a user means who types it or drags it onto the terminal: quotes, blanks, backslashes and `~`."""
-    path = os.path.expanduser(text.strip().strip("'\""))
-    return path if os.path.exists(path) else re.sub(r"\\(.)", r"\1", path)
+    typed = [text.strip(), text.strip().strip("'\""), re.sub(r"\\(.)", r"\1", text.strip())]
+    paths = [os.path.expanduser(path) for path in typed]
+    return next(filter(os.path.exists, paths), paths[0])
 
 
 def pictures_in(arguments):
@@ -651,7 +653,7 @@ def application(model):
     restored(model)
     failed = False
     try:
-        while not re.fullmatch("0*[1-9][0-9]{,8}", number := input("input the number of test pictures:").strip()):
+        while not re.fullmatch("0{,9}[1-9][0-9]{,8}", number := input("input the number of test pictures:").strip()):
             print(f"{number!r} is no number of pictures: type 1, 2, 3, ...")
         for _ in range(int(number)):
             while not (path := given_path(input("the path of test picture:"))):
@@ -675,6 +677,8 @@ def main():
     parser.add_argument("--export", type=Path, metavar="DIR", help="write the network there as a SavedModel, and end")
     args = parser.parse_args()
     if args.export:
+        if args.pictures or args.look:
+            parser.error("--export reads no pictures: give it alone")
         return export_model(args.model, args.export)
     if not args.pictures:
         return application(args.model)

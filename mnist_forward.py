@@ -68,7 +68,8 @@ def run(main):
     except UserError as error:
         sys.exit(str(error))
     except OSError as error:
-        sys.exit(f"{error.filename or 'Reading or writing'}: {error.strerror or error}: name another file or folder.")
+        cure = ": name another file or folder" if error.filename else ""
+        sys.exit(f"{error.filename or 'Reading or writing'}: {error.strerror or error}{cure}.")
     except tf.errors.OpError as error:  # also what a queue thread met, from coord.join
         sys.exit(f"TensorFlow stopped: {cause(error)}; put that right and run again.")
     except KeyboardInterrupt:
@@ -115,15 +116,22 @@ def forward(x, regularizer, classes=OUTPUT_NODE):
     return tf.matmul(y1, w2) + b2
 
 
+def read_lines(path):
+    """The lines of a text file in UTF-8, with or without a byte order mark; UserError where it is in another code."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text in UTF-8: save it as UTF-8.") from None
+
+
 def class_names(folder):
     """The lines of `classes.txt` in a data or model folder, in the order of the network's outputs; without that file
     the ten digits.  Raises UserError where it is no such list."""
     path = Path(folder) / CLASSES
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        names = [line.strip() for line in read_lines(path) if line.strip()]
     except FileNotFoundError:
         return [str(digit) for digit in range(OUTPUT_NODE)]
-    names = [line.strip() for line in text.splitlines() if line.strip()]
     if len(names) < 2 or len(set(names)) < len(names):
         counts = f"{len(names)} names, {len(set(names))} of them different"
         raise UserError(f"{path} holds {counts}: write two or more, each once, one a line.")
@@ -145,7 +153,10 @@ def averaged_variables():
 
 def stored_step(checkpoint):
     """The training step that a checkpoint's name ends in: `model/mnist_model-2000` -> 2000."""
-    return int(checkpoint.rpartition("-")[2])
+    found = re.search(r"-(\d+)$", checkpoint)
+    if not found:
+        raise UserError(f"{checkpoint} has no training step at the end of its name: name another --model folder.")
+    return int(found[1])
 
 
 def checkpoints(model):
@@ -161,9 +172,9 @@ def checkpoints(model):
     except ValueError:  # not UTF-8
         ckpt = None
     named = [ckpt.model_checkpoint_path, *reversed(ckpt.all_model_checkpoint_paths)] if ckpt else []
-    found = [path.stem for path in Path(model).glob("*.index") if re.search(r"-\d+$", path.stem)]
+    found = [path.stem for path in Path(model).glob(f"{MODEL_NAME}-*.index") if re.search(r"-\d+$", path.stem)]
     names = [os.path.basename(path) for path in named] + sorted(found, key=stored_step, reverse=True)
-    return [str(Path(model) / name) for name in dict.fromkeys(names) if re.search(r"-\d+$", name)]
+    return [str(Path(model) / name) for name in dict.fromkeys(names)]
 
 
 def require_same_network(checkpoint, variables):

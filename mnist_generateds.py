@@ -16,6 +16,7 @@ import functools
 import gzip
 import itertools
 import math
+import re
 import sys
 import zlib
 from pathlib import Path
@@ -30,7 +31,7 @@ from mnist_forward import DATA_PATH, INPUT_NODE, UserError, class_names, tf, who
 
 TRAIN_SET, TEST_SET = "mnist_train", "mnist_test"
 TEST_SHARE = 7  # every so manyth picture of a class, where no test set is given (MNIST: 10,000 of 70,000)
-SEED = 1  # of the order in which pictures are written
+SEED = 1  # of the order in which the pictures of --train are written
 # The lecture reads one record a call, which is what its training waits for; a thousand a call is ten times as fast.
 READ_AT_ONCE = 1000
 SHARDS_AT_ONCE = 4  # so many are read side by side, which mixes what was written together
@@ -85,7 +86,7 @@ def listed_pictures(folder, label_file, names):
             for path in mnist_app.pictures_in([str(folder / name)]) if known else [folder / name]:
                 yield "", Path(path), names.index(name) if known else None
         return
-    lines = label_file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    lines = mnist_forward.read_lines(label_file)
     classes = {str(i): i for i in range(len(names))} | {name: i for i, name in enumerate(names)}
     for number, line in enumerate(lines, 1):
         name, _, label = line.strip().rpartition(" ")
@@ -124,7 +125,7 @@ def picture_samples(names, folder, label_file=None):
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise PictureError(f"leads out of {folder}")
             samples.append((network_pixels(path), label))
-        except (PictureError, ValueError) as error:  # ValueError: a name that cannot be one
+        except (PictureError, RuntimeError, ValueError) as error:  # a link to itself, a name that cannot be one
             complaints.append(f"{place}{path} {error}")
     if complaints or not samples:
         more = f"\nand {len(complaints) - 10} more" if len(complaints) > 10 else ""
@@ -147,7 +148,8 @@ def split(samples, names):
 
 def present_files(data, name):
     """The paths of the TFRecord files of a set that are there, sorted."""
-    return sorted([*Path(data).glob(f"{name}.tfrecords"), *Path(data).glob(f"{name}-?????-of-?????.tfrecords")])
+    numbered = re.compile(name + r"(-\d{5}-of-\d{5})?\.tfrecords")
+    return sorted(path for path in Path(data).glob(f"{name}*") if numbered.fullmatch(path.name))
 
 
 def write_tfrecords(data, name, samples, names, shards=1):
@@ -214,16 +216,18 @@ def record_files(data, name):
     raises UserError where one is missing, and as count_records."""
     paths = present_files(data, name) or [Path(data) / f"{name}.tfrecords"]
     together = int(paths[0].stem[-5:]) if "-of-" in paths[0].stem else 1
-    if len(paths) != together:
-        said = f"{data} holds {len(paths)} files of {name} where {together} belong together"
+    if len(paths) != together or len({path.stem[-9:] for path in paths}) > 1:
+        said = f"{data} holds {len(paths)} files of {name} that do not belong together, or not all of them"
         raise UserError(f"{said}: write them again with `python mnist_generateds.py`.")
     return paths, sum(map(count_records, paths))
 
 
 def some_samples(data, name, most):
-    """The first records of a set, at most `most`: pictures float32 [n, 784], 0 = paper .. 1 = ink; classes int [n]."""
-    records = itertools.chain(*(tf.python_io.tf_record_iterator(str(path)) for path in record_files(data, name)[0]))
-    features = [tf.train.Example.FromString(r).features.feature for r in itertools.islice(records, most)]
+    """At most about `most` records, spread over a set: pictures float32 [n, 784], 0 = paper .. 1 = ink; classes [n]."""
+    paths, count = record_files(data, name)
+    records = itertools.chain(*(tf.python_io.tf_record_iterator(str(path)) for path in paths))
+    some = itertools.islice(records, 0, None, -(-count // most))
+    features = [tf.train.Example.FromString(record).features.feature for record in some]
     pixels = b"".join(feature["img_raw"].bytes_list.value[0] for feature in features)
     classes = np.argmax([feature["label"].int64_list.value for feature in features], axis=1)
     return np.frombuffer(pixels, np.uint8).reshape(-1, INPUT_NODE) / np.float32(255), classes
@@ -331,6 +335,9 @@ def main():
     names = sub_folders(args.train[0]) if len(args.train) == 1 else class_names(args.data)
     if len(names) < 2:
         raise UserError(f"{args.train[0]} holds {len(names)} sub-folders: give one to each class, two or more.")
+    for name in names:
+        if [name] != name.strip().splitlines() or not name.isprintable():
+            raise UserError(f"The sub-folder {name!r} can't be a line of {mnist_forward.CLASSES}: rename it.")
     if args.train:
         train = picture_samples(names, *args.train)
         train, test = (train, picture_samples(names, *args.test)) if args.test else split(train, names)

@@ -111,7 +111,7 @@ def test(model, data, once=False, look=None):
         newest = judged = None
         while True:
             before, newest = newest, mnist_forward.checkpoints(model)[:1]
-            if newest and newest != before:
+            if newest and (newest != before or not judged):
                 mnist_forward.require_same_classes(model, data)
                 last, judged = judged, judge(model, saver, variables, [x, y_, y])
                 # The trainer may have saved since `newest` was looked up: that one was judged, then.

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -108,6 +109,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_good_checkpoint(da
     copy = shutil.copytree(model, tmp_path / "copy")
     said = train(data, copy, "--learning_rate", "1e20", steps=1200, every=300, status=1)
     assert "no longer a finite number" in said and "--learning_rate" in said
+    assert int(re.search(r"at step (\d+)", said)[1]) < 700, "at once"
     assert stored_steps(copy) == [600, 400, 200]
 
 

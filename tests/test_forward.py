@@ -76,6 +76,16 @@ def test_another_network_is_refused_with_what_differs(tmp_path):
         restored(tmp_path)
 
 
+def test_a_checkpoint_without_a_step_is_refused(tmp_path):
+    train_like_the_lecture(tmp_path)
+    for path in tmp_path.glob("mnist_model-*"):
+        path.rename(tmp_path / path.name.replace("mnist_model-49001", "model.ckpt"))
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt"\n')
+    path, _ = restored(tmp_path)
+    with pytest.raises(UserError, match=r"model\.ckpt has no training step at the end of its name"):
+        mnist_forward.stored_step(path)
+
+
 def test_another_program_s_checkpoint_is_refused(tmp_path):
     with tf.Graph().as_default(), tf.Session() as sess:
         tf.get_variable("kernel", [3])

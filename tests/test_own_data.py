@@ -1,6 +1,7 @@
 """A data set of one's own, from sub-folders of pictures to an answer by name, and in shards."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -91,6 +92,20 @@ def test_a_sub_folder_that_is_no_class_and_a_bad_picture_are_named(pictures, tmp
     assert not data.exists()
 
 
+def test_a_sub_folder_whose_name_is_no_line_is_refused_and_the_records_stay(shapes, pictures, tmp_path):
+    data = shutil.copytree(shapes[0], tmp_path / "data")
+    before = sorted(path.name for path in data.iterdir())
+    for number, name in enumerate((" house", "a\nhouse", b"h\xe4user")):
+        more = tmp_path / str(number)
+        shutil.copytree(pictures / "wave", more / "wave")
+        os.rename(
+            shutil.copytree(pictures / "house", more / "house"), os.path.join(os.fsencode(more), os.fsencode(name))
+        )
+        said = run("mnist_generateds.py", "--data", data, "--train", more, status=1)
+        assert "can't be a line of classes.txt: rename it" in said
+    assert sorted(path.name for path in data.iterdir()) == before
+
+
 def test_every_seventh_of_a_class_is_for_the_test_and_one_of_a_small_class():
     samples = [(bytes([i]), label) for label, count in enumerate((14, 2, 8)) for i in range(count)]
     train, test = mnist_generateds.split(samples, ["a", "b", "c"])
@@ -98,6 +113,12 @@ def test_every_seventh_of_a_class_is_for_the_test_and_one_of_a_small_class():
     assert np.bincount([label for _, label in test]).tolist() == [2, 1, 2]
     with pytest.raises(UserError, match="The class d has 0 pictures"):
         mnist_generateds.split(samples, ["a", "b", "c", "d"])
+
+
+def test_a_list_of_classes_in_another_code_is_refused(tmp_path):
+    (tmp_path / "classes.txt").write_text("Äpfel\nBirnen\n", encoding="latin-1")
+    with pytest.raises(UserError, match="save it as UTF-8"):
+        mnist_forward.class_names(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "one\n", "a\nb\na\n"])
@@ -125,9 +146,16 @@ def test_shards_hold_every_record_once_and_training_mixes_them(tmp_path):
         assert values == {task}, "each machine reads its own shards"
 
 
-def test_a_missing_shard_is_refused(tmp_path):
-    for i in (0, 2):
-        path = tmp_path / f"mnist_train-{i:05d}-of-00003.tfrecords"
-        write_records(path, [lecture_example(bytes(784), one_hot(1))])
-    with tf.Graph().as_default(), pytest.raises(UserError, match=r"2 files of mnist_train where 3 belong together"):
+@pytest.mark.parametrize("names", [("-00000-of-00003", "-00002-of-00003"), ("-00000-of-00002", "")])
+def test_a_missing_shard_and_files_of_two_sets_are_refused(tmp_path, names):
+    for name in names:
+        write_records(tmp_path / f"mnist_train{name}.tfrecords", [lecture_example(bytes(784), one_hot(1))])
+    with tf.Graph().as_default(), pytest.raises(UserError, match=r"2 files of mnist_train that do not belong together"):
         mnist_generateds.get_tfrecord(2, data=tmp_path)
+
+
+def test_samples_are_spread_over_a_set_that_is_in_the_order_of_its_classes(tmp_path):
+    samples = [(bytes(784), label) for label in range(10) for _ in range(30)]
+    mnist_generateds.write_tfrecords(tmp_path, mnist_generateds.TRAIN_SET, samples, mnist_forward.class_names(tmp_path))
+    _, classes = mnist_generateds.some_samples(tmp_path, mnist_generateds.TRAIN_SET, 100)
+    assert np.bincount(classes).tolist() == [10] * 10
