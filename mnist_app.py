@@ -556,11 +556,14 @@ def read_pictures(paths, model):
 def text_picture(text, width, size=13, ground="white"):
     """The text as an RGB picture `width` wide, in as many lines as that takes."""
     font, draw, characters = ImageFont.load_default(size), ImageDraw.Draw(Image.new("L", (1, 1))), len(text)
-    while characters > 1 and draw.multiline_textbbox((2, 2), textwrap.fill(text, characters), font)[2] > width - 2:
+
+    def wrapped():
+        return textwrap.fill(text, max(1, characters)).replace("\xa0", " ")  # which is no place to break a line
+
+    while characters > 1 and draw.multiline_textbbox((2, 2), wrapped(), font)[2] > width - 2:
         characters -= 1
-    lines = textwrap.fill(text, max(1, characters))
-    image = Image.new("RGB", (width, int(draw.multiline_textbbox((2, 2), lines, font)[3]) + 4), ground)
-    ImageDraw.Draw(image).multiline_text((2, 2), lines, "black", font)
+    image = Image.new("RGB", (width, int(draw.multiline_textbbox((2, 2), wrapped(), font)[3]) + 4), ground)
+    ImageDraw.Draw(image).multiline_text((2, 2), wrapped(), "black", font)
     return image
 
 
@@ -608,7 +611,7 @@ def draw_answer(answer):
     """An RGB picture: the photo with its digits boxed, what the network saw, and the three likeliest digits of each."""
     seen = [boxed_photo(answer, 480)]
     for digit, guesses in zip(answer.digits, answer.guesses, strict=True):
-        caption = " ".join(f"{name:.20}\xa0{probability:.1%}" for name, probability in guesses)
+        caption = ", ".join(f"{name:.20}:\xa0{probability:.1%}" for name, probability in guesses)
         seen.append(captioned(seen_by_network(digit.pixels, 112), caption))
     photo = grid([seen[0], *([grid(seen[1:], across=max(3, len(seen) // 3))] if seen[1:] else [])], across=2)
     return grid([text_picture(f"{Path(answer.path).name}: {answer}", photo.width, size=18), photo], across=1)
