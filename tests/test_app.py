@@ -1,5 +1,6 @@
 """The app as a user meets it: the lecture's conversation, many pictures at once, bad ones among them."""
 
+import io
 import json
 import os
 import shutil
@@ -83,10 +84,11 @@ def test_odd_answers_are_asked_again_with_a_sentence(talk, tmp_path):
     assert status == 1
 
 
-def test_the_end_of_the_input_ends_it_with_a_sentence(talk):
-    for lines in ([], [2, PIC / "1.png"]):
-        status, said = talk(*lines)
-        assert status == 1 and "The input ended before the last picture." in said
+@pytest.mark.parametrize("typed", [[], ["2", str(PIC / "1.png")]])
+def test_the_end_of_the_input_ends_it_with_a_sentence(model, monkeypatch, capsys, typed):
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in typed)))
+    assert mnist_app.application(model) == 1
+    assert "The input ended before the last picture." in capsys.readouterr().out
 
 
 def test_ctrl_c_ends_it_quietly(model):
@@ -196,8 +198,8 @@ def test_damaged_familiar_digits_are_said_with_the_cure(model, tmp_path):
 
 
 def test_no_checkpoint_is_said_with_the_cure(tmp_path):
-    said = run("mnist_app.py", "--model", tmp_path, PIC / "1.png", status=1)
-    assert "holds no checkpoint: run mnist_backward.py first" in said
+    with pytest.raises(UserError, match=r"holds no checkpoint: run mnist_backward\.py first"):
+        next(mnist_app.read_pictures([PIC / "1.png"], tmp_path))
 
 
 def test_a_picture_and_a_model_without_permission_are_refused(model, tmp_path):

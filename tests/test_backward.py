@@ -8,7 +8,8 @@ import signal
 import time
 
 import pytest
-from conftest import run, run_without_privileges, run_with_small_disk, start, steps_printed
+from conftest import run, run_with_small_disk, run_without_privileges, start, steps_printed
+from test_generateds import idx_folder
 
 import mnist_forward
 from mnist_forward import tf
@@ -184,9 +185,12 @@ def test_a_full_disk_ends_the_run_and_keeps_the_earlier_checkpoints(data, model,
     assert "step 600 of 610" in train(data, copy, steps=610)
 
 
-def test_from_a_read_only_folder_is_read_and_nothing_is_trained(data, model, tmp_path):
+def test_from_a_read_only_folder_is_read_and_nothing_is_trained(data, model, digits, tmp_path):
     for name, folder in (("data", data), ("model", model)):
         shutil.copytree(folder, tmp_path / name)
+    (_, (images, labels)) = digits
+    idx_folder(tmp_path / "data", images[:5], labels[:5])
+    for name in ("data", "model"):
         for path in [*(tmp_path / name).rglob("*"), tmp_path / name]:
             path.chmod(0o555 if path.is_dir() else 0o444)
     given = ["--data", tmp_path / "data", "--model", tmp_path / "model"]
@@ -194,8 +198,10 @@ def test_from_a_read_only_folder_is_read_and_nothing_is_trained(data, model, tmp
     assert done.returncode == 0 and "After 600 training step(s), test accuracy" in done.stdout, done.stderr
     done = run_without_privileges("mnist_app.py", *given[2:], mnist_forward.HERE / "pic" / "1.png")
     assert done.returncode == 0 and "1.png: 1 (" in done.stdout, done.stderr
-    for script, options in (("mnist_backward.py", given), ("mnist_generateds.py", given[:2])):
+    for script, options, cure in (
+        ("mnist_backward.py", given, "can't be written to"),
+        ("mnist_generateds.py", given[:2], "make room or name another --data"),
+    ):
         done = run_without_privileges(script, *options)
         assert done.returncode == 1 and "Traceback" not in done.stderr
-        assert str(tmp_path) in done.stderr
-    assert "can't be written to" in run_without_privileges("mnist_backward.py", *given).stderr
+        assert str(tmp_path) in done.stderr and cure in done.stderr

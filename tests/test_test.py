@@ -12,7 +12,7 @@ from PIL import Image
 
 import mnist_forward
 import mnist_test
-from mnist_forward import tf
+from mnist_forward import UserError, tf
 
 
 def accuracy_in_numpy(checkpoint, images, labels):
@@ -57,8 +57,8 @@ def test_accuracy_and_confusion_equal_the_same_weights_in_numpy(data, model, dig
 
 
 def test_no_checkpoint_is_said_with_the_cure(data, tmp_path):
-    said = run("mnist_test.py", "--data", data, "--model", tmp_path, "--once", status=1)
-    assert "holds no checkpoint: run mnist_backward.py first" in said
+    with pytest.raises(UserError, match=r"holds no checkpoint: run mnist_backward\.py first"):
+        mnist_test.test(tmp_path, data, once=True)
 
 
 def test_it_waits_judges_what_is_new_and_ends_quietly(data, model, tmp_path):
