@@ -62,7 +62,7 @@ TABLE = 4  # times the ink of the largest piece in the middle: more than a digit
 MOST_STROKES = 300  # a sheet of ten rows of ten digits, each in three strokes
 # No digit.
 LEAST_SURE = 0.5  # of 439 real digits three got less than 0.6, so this refuses hardly one, but few letters, too
-STRANGE = 0.002  # of the training digits lie so far from the rest: further off refuses eight of ten drawings
+STRANGE = 0.002  # of the training digits lie so far from the rest: further off refuses nine of ten drawings
 FAMILIAR = "outlines.npz"  # beside the checkpoints
 # [28, 14]: the triangle filter that halves a side; without its blur a line beside a line would be no likeness at all.
 HALF = np.maximum(0, 1 - np.abs(np.arange(SIDE)[:, None] - (2 * np.arange(SIDE // 2) + 0.5)) / 2).astype(np.float32)
@@ -546,7 +546,8 @@ def read_picture(path, model):
 
 def read_pictures(paths, model):
     """Yield the Answer to each path, in order, a few pictures at a time so that memory stays flat."""
-    restored(model), familiar(model)
+    restored(model)
+    familiar(model)  # both before there are threads, each of which would begin anew
     paths = iter(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while some := list(itertools.islice(paths, AT_ONCE)):
