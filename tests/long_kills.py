@@ -68,7 +68,7 @@ def main():
             run("mnist_backward.py", *options(args.data, Path(folder) / "whole", args.steps), timeout=None)
         )
         print(f"test accuracy {killed} after {args.kills} kills, {whole} unbroken")
-        if abs(killed - whole) > 0.001:
+        if round(abs(killed - whole), 4) > 0.001:  # of 10,000 pictures: a tenth of a point is ten of them
             wrong.append("the accuracies differ by more than 0.1 points")
     print(f"{args.kills} kills, {len(wrong)} failed", *wrong, sep="\n")
     return bool(wrong)
