@@ -1,11 +1,9 @@
-"""Reads pictures of handwritten digits (lecture 6.1): a photo in, the number out.
+"""Reads pictures of handwritten digits with the newest checkpoint in model/ (lecture 6.1): a photo in, the number out.
 
-    python mnist_app.py                       # asks, as the lecture does, how many pictures and for their paths
-    python mnist_app.py pic/*.png             # one line a picture: path, number, probability
-    python mnist_app.py --json pic/           # the same for programs, one JSON object a line
-    python mnist_app.py --look seen/ pic/     # and pictures of what was found, what the network saw, what it answered
-
-restores the averaged weights of the newest checkpoint in model/ once, after mnist_backward.py has trained them.
+python mnist_app.py                       # asks, as the lecture does, how many pictures and for their paths
+python mnist_app.py pic/*.png             # one line a picture: path, number, probability
+python mnist_app.py --json pic/           # the same for programs, one JSON object a line
+python mnist_app.py --look seen/ pic/     # and pictures of what was found, what the network saw, what it answered
 """
 
 import argparse
@@ -18,6 +16,7 @@ import re
 import tempfile
 import textwrap
 import warnings
+from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +25,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 import mnist_forward
-from mnist_forward import INPUT_NODE, MODEL_SAVE_PATH, UserError, class_names, tf, whole
+from mnist_forward import INPUT_NODE, MODEL_SAVE_PATH, MOVING_AVERAGE_DECAY, UserError, class_names, tf, whole
 
 warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a picture is said in one sentence
 
@@ -63,42 +62,37 @@ MOST_STROKES = 300  # a sheet of ten rows of ten digits, each in three strokes
 # No digit.
 LEAST_SURE = 0.5  # of 439 real digits three got less than 0.6, so this refuses hardly one, but few letters, too
 STRANGE = 0.002  # of the training digits lie so far from the rest: further off refuses nine of ten drawings
-FAMILIAR = "outlines.npz"  # beside the checkpoints
+FAMILIAR, FAMILIAR_SAMPLES = "outlines.npz", 20000  # of the training set, beside its records and the checkpoints
 # [28, 14]: the triangle filter that halves a side; without its blur a line beside a line would be no likeness at all.
 HALF = np.maximum(0, 1 - np.abs(np.arange(SIDE)[:, None] - (2 * np.arange(SIDE // 2) + 0.5)) / 2).astype(np.float32)
-
-AT_ONCE = 32  # pictures in work
 NO_DIGIT = "shows no digit: write larger or with a darker pen."
-NOT_CLEAR = "shows nothing that is clearly a digit: write larger, or one digit apart from the other."
 
 
 class PictureError(Exception):
     """What is wrong with a picture and what cures it: the rest of a sentence that begins with its path."""
 
 
-class Digit(NamedTuple):
-    """One digit of a picture: box (left, top, right, bottom) in its pixels; pixels float32 [784], ink = 1."""
-
-    box: tuple
-    pixels: np.ndarray
+# One digit of a picture: box (left, top, right, bottom) in its pixels; pixels float32 [784], ink = 1.
+Digit = namedtuple("Digit", "box pixels")
 
 
-def rgb_image(path):
-    """The picture at `path`, upright, as a Pillow image of mode RGB, a large JPEG shrunk; else raises PictureError."""
+def open_picture(path):
+    """The picture at `path` as float32 [h, w, 3] in 0..1, upright, at most LONGEST_SIDE long; raises PictureError."""
     Image.init()
     harmless = [name for name in Image.ID if name != "EPS"]  # for PostScript Pillow would start another program
     try:
         with Image.open(path, formats=harmless) as image:
-            image.draft("RGB", (2 * LONGEST_SIDE, 2 * LONGEST_SIDE))
+            image.draft("RGB", (2 * LONGEST_SIDE, 2 * LONGEST_SIDE))  # a JPEG is decoded at a fraction of its size
             if image.width * image.height > MOST_PIXELS:
                 raise Image.DecompressionBombError(f"more than {MOST_PIXELS} pixels")
             ImageOps.exif_transpose(image, in_place=True)
-            return to_rgb(image)
+            rgb = to_rgb(image)
     except Exception as error:  # a damaged one makes Pillow trip over anything
-        why = getattr(error, "strerror", None) or " ".join(str(error).split()).partition(" file '")[0]
-        raise PictureError(
-            f"can't be read ({why or type(error).__name__}): check the path, or save it again as PNG or JPEG."
-        ) from None
+        said = " ".join(str(error).split()).partition(" file '")[0] or type(error).__name__
+        why = getattr(error, "strerror", None) or said
+        raise PictureError(f"can't be read ({why}): check the path, or save it again as PNG or JPEG.") from None
+    rgb.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return np.asarray(rgb, np.float32) / 255
 
 
 def to_rgb(image):
@@ -115,13 +109,6 @@ def to_rgb(image):
     return Image.alpha_composite(ground, image).convert("RGB")
 
 
-def open_picture(path):
-    """The picture at `path` as float32 [h, w, 3] in 0..1, upright, at most LONGEST_SIDE long; raises PictureError."""
-    image = rgb_image(path)
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return np.asarray(image, np.float32) / 255
-
-
 def resize(grey, height, width, how=Image.Resampling.BICUBIC):
     """float32 [h, w] scaled to [height, width], anti-aliased when it shrinks."""
     return np.asarray(Image.fromarray(np.ascontiguousarray(grey, np.float32)).resize((width, height), how))
@@ -129,14 +116,12 @@ def resize(grey, height, width, how=Image.Resampling.BICUBIC):
 
 def running(extreme, grey, high, wide=None):
     """np.maximum or np.minimum of `grey` [h, w] over centred windows, `high` x `wide` or square."""
-    for axis, side in ((0, high), (1, high if wide is None else wide)):
-        pad = [(0, 0), (0, 0)]
-        pad[axis] = (side // 2, (side - 1) // 2)
-        grey, span = np.moveaxis(np.pad(grey, pad, mode="edge"), axis, 0), 1
+    for side in (high, high if wide is None else wide):
+        grey, span = np.pad(grey, ((side // 2, (side - 1) // 2), (0, 0)), mode="edge"), 1
         while span < side:  # doubling: the extreme of 2n neighbours is that of two windows of n
             step = min(span, side - span)
             grey, span = extreme(grey[:-step], grey[step:]), span + step
-        grey = np.moveaxis(grey, 0, axis)
+        grey = grey.T
     return grey
 
 
@@ -162,32 +147,27 @@ def ink_is_dark(grey):
 
 
 def ink_of(grey):
-    """(contrast float32 [h, w], level): how much darker than its paper each pixel is; ink > level."""
-    widest = WIDEST_STROKE * min(grey.shape)
-    contrast = contrast_to_paper(grey, widest)
-    # Once more, now that the strokes' width is known: all that is wider (a shadow, the table) is taken for paper.
-    wide = PAPER_WINDOW * stroke_width(contrast > threshold(contrast))
-    contrast = contrast_to_paper(grey, min(wide, widest))
-    return contrast, threshold(contrast)
-
-
-def contrast_to_paper(grey, window):
-    """float32 [h, w]: how much darker each pixel is than the paper around it, which is what remains when everything
-    narrower than `window` is closed: shadows, vignettes and the table beside the sheet are wider and belong to it."""
+    """(contrast float32 [h, w], level): how much darker than its paper each pixel of grey [h, w] is; ink > level.
+    Paper is what remains when all that is narrower than a window is closed: shadows and the table belong to it."""
     height, width = grey.shape
-    shrink = max(1, int(window / 12))  # the paper is smooth: a coarse picture of it will do
-    small = resize(grey, -(-height // shrink), -(-width // shrink), Image.Resampling.BOX)
-    window = max(3, round(window / shrink))
-    paper = running(np.minimum, running(np.maximum, small, window), window + 2)  # 2: its edges stay outside
-    return resize(paper, height, width, Image.Resampling.BILINEAR) - grey
+    window = widest = WIDEST_STROKE * min(grey.shape)
+    for _ in range(2):  # once more when the strokes' width is known
+        shrink = max(1, int(window / 12))  # the paper is smooth: a coarse picture of it will do
+        small = resize(grey, -(-height // shrink), -(-width // shrink), Image.Resampling.BOX)
+        side = max(3, round(window / shrink))
+        paper = running(np.minimum, running(np.maximum, small, side), side + 2)  # 2: its edges stay outside
+        contrast = resize(paper, height, width, Image.Resampling.BILINEAR) - grey
+        level = threshold(contrast)
+        window = min(PAPER_WINDOW * stroke_width(contrast > level), widest)
+    return contrast, level
 
 
 def threshold(contrast):
     """The contrast above which a pixel is ink; raises PictureError when none stands out."""
     faintest, faint = np.percentile(contrast[::2, ::2], [5, 30])  # paper, even where ink fills half the picture
     grain = (faint - faintest) / 1.12  # in deviations of a normal grain those two lie at -1.64 and -0.52
-    least = faint + 0.52 * grain + max(NOISE_FACTOR * grain, LEAST_CONTRAST)
-    least = max(least, LEAST_CONTRAST)  # the interpolated paper may lie below the picture's
+    # At least LEAST_CONTRAST also where the interpolated paper lies below the picture's.
+    least = max(faint + 0.52 * grain + max(NOISE_FACTOR * grain, LEAST_CONTRAST), LEAST_CONTRAST)
     ink = contrast[contrast > least]
     if not ink.size:
         raise PictureError(NO_DIGIT)
@@ -195,30 +175,27 @@ def threshold(contrast):
 
 
 def label(mask):
-    """The connected pieces (8 neighbours) of mask [h, w]: labels int32 [h, w], 0 = paper; boxes int [n, 4], left, top,
-    right, bottom; areas int [n]."""
+    """(labels int32 [h, w], 0 = paper; boxes int [n, 4] as a Digit's; areas int [n]) of the pieces of mask [h, w]."""
     padded = np.pad(mask, ((0, 1), (1, 1)))
     ink, stride = np.flatnonzero(padded), padded.shape[1]
-    start, end = np.flatnonzero(np.diff(padded.ravel())).reshape(-1, 2).T + 1  # of each level run of ink
-    run, lengths = np.zeros(padded.size, np.int32), end - start
-    run[ink] = number = np.repeat(np.arange(1, len(start) + 1), lengths)
+    number = np.cumsum(np.diff(ink, prepend=-1) > 1)  # each level run of ink is a piece at first
+    run = np.zeros(padded.size, np.int32)
+    run[ink] = number
     below = [run[ink + stride + right] for right in (-1, 0, 1)]
     one, other = np.concatenate([(number[other > 0], other[other > 0]) for other in below], axis=1)
-    root = np.arange(len(start) + 1)
+    root = np.arange(number.max(initial=0) + 1)
     while one.size:  # runs that touch are joined until none is left
         np.minimum.at(root, np.maximum(root[one], root[other]), np.minimum(root[one], root[other]))
         while (root != root[root]).any():
             root = root[root]
         apart = root[one] != root[other]
         one, other = one[apart], other[apart]
-    piece, labels = np.unique(root, return_inverse=True)[1], np.zeros(mask.shape, np.int32)
-    labels[mask] = piece[number]
-    order = np.argsort(piece[1:], kind="stable")
-    first = np.flatnonzero(np.diff(piece[1:][order], prepend=0))
-    (top, left), lengths = np.divmod(start[order], stride), lengths[order]
-    corner = np.minimum.reduceat([left - 1, top], first, axis=1)
-    other_corner = np.maximum.reduceat([left - 1 + lengths, top + 1], first, axis=1)
-    return labels, np.concatenate([corner, other_corner]).T, np.add.reduceat(lengths, first)
+    run[ink] = piece = np.unique(root, return_inverse=True)[1][number]
+    areas = np.bincount(piece)[1:]
+    y, x = np.divmod(ink[np.argsort(piece, kind="stable")], stride)
+    first = np.cumsum(areas) - areas
+    near, far = np.minimum.reduceat([x - 1, y], first, axis=1), np.maximum.reduceat([x, y + 1], first, axis=1)
+    return run.reshape(padded.shape)[:-1, 1:-1], np.concatenate([near, far]).T, areas
 
 
 def ruling(mask):
@@ -229,10 +206,7 @@ def ruling(mask):
     if thin.any(axis=0).sum() < SEEN * width:  # what follows is slow, and most sheets are not ruled
         return np.zeros_like(mask)
     lean = max(1, height // 200)  # a line may lean: so much within the shortest piece of it
-    piece, gap = (
-        max(1, width // 8),
-        2 * thick + 1,
-    )  # a crossing stroke or the upright lines of squared paper leave a gap
+    piece, gap = max(1, width // 8), 2 * thick + 1  # a gap is left by a crossing stroke, or by squared paper's uprights
     pieces = running(np.minimum, running(np.maximum, thin, 2 * lean + 1, gap), 1, piece + gap)
     rim = max(1, width // 4)
     lines = np.pad(running(np.maximum, pieces, gap, 2 * piece), ((0, 0), (rim, rim)))
@@ -246,13 +220,12 @@ def ruling(mask):
 
 
 def strokes(contrast, level):
-    """(labels, boxes, areas, keep): the pieces of ink, keep bool [n] where one may be a digit's; raises PictureError
-    where none is."""
+    """(labels, boxes, areas, keep): the pieces of ink, keep bool [n] where one may be a digit's; else PictureError."""
     labels, boxes, areas = label(contrast > level)
     mask = ~np.concatenate([[True], round_the_paper(labels, boxes, areas)])[labels]  # 0 is the paper itself
     labels, boxes, areas = label(mask & ~ruling(mask) & ~ruling(mask.T).T)
     widths, heights = (boxes[:, 2:] - boxes[:, :2]).T
-    keep = is_sharp(contrast, labels, len(areas)) & (widths <= FLAT * heights)
+    keep = is_sharp(contrast, labels, areas) & (widths <= FLAT * heights)
     if not keep.any():
         raise PictureError(NO_DIGIT)
     on_rim = (boxes[:, :2] <= 0).any(1) | (boxes[:, 2:] >= labels.shape[::-1]).any(1)
@@ -281,19 +254,16 @@ def round_the_paper(labels, boxes, areas):
     return round_it
 
 
-def is_sharp(contrast, labels, count):
-    """bool [count]: pieces whose outline is a small step from paper to ink, unlike a shadow's."""
-    mask = labels > 0
+def is_sharp(contrast, labels, areas):
+    """bool [n]: pieces whose outline is a small step from paper to ink, unlike a shadow's."""
+    mask, count = labels > 0, len(areas) + 1
     y, x = np.nonzero(mask & ~running(np.minimum, mask, 3))
-    y, x = (axis[:: 1 + len(axis) // 20000] for axis in (y, x))  # of a busy picture a part will do
     step = max(3, round(SOFT * min(labels.shape)))
     padded = np.pad(contrast, step, mode="edge")
     around = [padded[y + down, x + right] for down in (0, step, 2 * step) for right in (0, step, 2 * step)]
-
-    def mean(pieces, values):
-        return np.bincount(pieces, values, count + 1)[1:] / np.maximum(np.bincount(pieces, minlength=count + 1)[1:], 1)
-
-    return mean(labels[y, x], np.max(around, 0) - np.min(around, 0)) > SHARP * mean(labels[mask], contrast[mask])
+    steps, outline = (np.bincount(labels[y, x], weights, count)[1:] for weights in (np.ptp(around, axis=0), None))
+    ink = np.bincount(labels[mask], contrast[mask], count)[1:]
+    return steps * areas > SHARP * ink * outline  # in the mean of each
 
 
 def digit_height(heights, ink):
@@ -310,8 +280,8 @@ def group(boxes, areas, keep):
     widths, heights = (boxes[pieces, 2:] - boxes[pieces, :2]).T
     digit = digit_height(heights, areas[pieces])
     near, far = boxes[pieces, :2], boxes[pieces, 2:]
-    gaps = np.maximum(near[:, None], near) - np.minimum(far[:, None], far)  # negative where they overlap
-    across, down = np.moveaxis(gaps, 2, 0)
+    # The gaps between each two of them, negative where they overlap.
+    across, down = np.moveaxis(np.maximum(near[:, None], near) - np.minimum(far[:, None], far), 2, 0)
     big = heights >= FRAGMENT * digit
     distance = np.where(big, np.maximum(across, 0) + np.maximum(down, 0), np.inf)
     owner = np.where(big, np.arange(len(pieces)), distance.argmin(1))
@@ -324,17 +294,15 @@ def group(boxes, areas, keep):
 
 def reading_order(boxes):
     """The order of boxes [n, 4]: rows top to bottom, left to right in each."""
-    rows = []
-    for i in np.argsort(boxes[:, 1] + boxes[:, 3]):
-        middle = (boxes[i, 1] + boxes[i, 3]) / 2
-        for row in rows:
-            last = boxes[row[np.argmin(np.abs(boxes[row, 0] - boxes[i, 0]))]]  # the neighbour: rows may lean
-            if last[1] <= middle <= last[3]:
+    rows, middle, half = [], (boxes[:, 1] + boxes[:, 3]) / 2, (boxes[:, 3] - boxes[:, 1]) / 2
+    for i in np.argsort(boxes[:, 0]):
+        for row in rows:  # each may lean: its last digit is the neighbour
+            if abs(middle[i] - middle[row[-1]]) <= max(half[i], half[row[-1]]):
                 row.append(i)
                 break
         else:
             rows.append([i])
-    return [i for row in rows for i in sorted(row, key=lambda i: boxes[i, 0])]
+    return [i for row in sorted(rows, key=lambda row: middle[row].mean()) for i in row]
 
 
 def stroke_width(mask):
@@ -351,11 +319,10 @@ def mend_thickness(ink):
     wanted = min(MIDDLING, 2 * THIN - width) if width < THIN else min(width, THICK)
     extreme = np.maximum if wanted > width else np.minimum
     radius = abs(wanted - width) / 2 * FINE  # by so many pixels on every side, in octagons
-    while radius > 0:
+    for left in np.arange(radius, 0, -1):
         upright, level = running(extreme, ink, 3, 1), running(extreme, ink, 1, 3)
-        grown = running(extreme, upright, 1, 3) if int(radius) % 2 else extreme(upright, level)
-        ink = ink + (grown - ink) * min(radius, 1)
-        radius -= 1
+        grown = running(extreme, upright, 1, 3) if int(left) % 2 else extreme(upright, level)
+        ink = ink + (grown - ink) * min(left, 1)
     return ink
 
 
@@ -395,16 +362,14 @@ def digit_ink(contrast, labels, pieces, frame):
 
 
 def find_digits(picture):
-    """The digits of picture (float32 [h, w, 3], 0..1) as a list of Digit in reading order; raises PictureError where
-    there is nothing that could be one."""
-    grey = grey_from_colour(picture)
-    one_digit, margin = max(grey.shape) <= ONE_DIGIT_SIDE, 0
+    """The digits of picture (float32 [h, w, 3], 0..1), a list of Digit in reading order; PictureError where none is."""
+    grey, margin = grey_from_colour(picture), 0
+    one_digit = max(grey.shape) <= ONE_DIGIT_SIDE
     enlarged = -(-ENLARGED_SIDE // max(grey.shape))
-    grey = resize(grey, grey.shape[0] * enlarged, grey.shape[1] * enlarged)
-    if one_digit:  # its digit may fill it: there must be paper to see, and half of the ink's contrast is the edge
+    grey = resize(grey, *(side * enlarged for side in grey.shape))
+    if one_digit:  # it may fill the picture: there must be paper to see
         margin = max(grey.shape) // 2
-        rim = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-        grey = np.pad(grey, margin, constant_values=np.median(rim))
+        grey = np.pad(grey, margin, constant_values=np.median([*grey[0], *grey[-1], *grey[:, 0], *grey[:, -1]]))
     contrast, level = ink_of(grey if ink_is_dark(grey) else -grey)
     level = np.percentile(contrast, 99.5) / 2 if one_digit else level
     labels, boxes, areas, keep = strokes(contrast, level)
@@ -430,53 +395,52 @@ def outlines(pictures):
     return halved / np.maximum(np.linalg.norm(halved, axis=1, keepdims=True), 1e-6)
 
 
-def write_familiar(model, pictures, classes):
-    """Write to the folder `model` outlines of some training pictures, float32 [n, 784] in 0..1, with their classes,
-    int [n], and how far one of them must lie from all others of its class to be strange."""
-    seen, apart = outlines(pictures), []
+def write_familiar(folder, samples):
+    """Write to a folder outlines of some of the training samples, [(784 bytes, class), ...], with their classes, and
+    how far one of them must lie from all others of its class to be strange."""
+    pixels, classes = zip(*samples[:: -(-len(samples) // FAMILIAR_SAMPLES)], strict=True)
+    pictures = np.frombuffer(b"".join(pixels), np.uint8).reshape(-1, INPUT_NODE) / np.float32(255)
+    seen, classes, apart = outlines(pictures), np.array(classes), []
     for i in np.unique(classes):
         own = seen[classes == i]
-        for start in range(0, len(own), 1000):  # at once they would need the square of their number
-            alike = own[start : start + 1000] @ own.T
-            np.fill_diagonal(alike[:, start:], 0)
-            apart.extend(1 - alike.max(1))
-    with whole(model / FAMILIAR) as part, open(part, "wb") as file:
+        alike = own[:1000] @ own.T  # all of them would need the square of their number
+        np.fill_diagonal(alike, 0)
+        apart.extend(1 - alike.max(1))
+    with whole(folder / FAMILIAR) as part, open(part, "wb") as file:
         strange = np.quantile(apart, 1 - STRANGE)
         np.savez_compressed(file, outlines=seen.astype(np.float16), classes=classes, strange=strange)
 
 
 @functools.cache
 def familiar(model):
-    """{class: outlines float32 [n, 196]} and the distance that is strange; ({}, 1) for a model trained by the lecture's
-    program, which has none.  Raises UserError where the file is damaged."""
+    """(outlines float32 [n, 196], their classes int [n], the distance that is strange); of a model trained by the
+    lecture's program, which has none, (.., .., inf).  Raises UserError where the file is damaged."""
     path = Path(model) / FAMILIAR
     try:
         with np.load(path) as file:
             seen, classes, strange = (file[name] for name in ("outlines", "classes", "strange"))
-        seen = seen.reshape(len(classes), SIDE * SIDE // 4).astype(np.float32)
-        return {int(i): seen[classes == i] for i in np.unique(classes)}, float(strange)
+        return seen.reshape(len(classes), SIDE * SIDE // 4).astype(np.float32), classes, float(strange)
     except FileNotFoundError:
-        return {}, 1
+        return np.zeros([0, SIDE * SIDE // 4]), np.zeros(0), np.inf
     except Exception:  # numpy, zip and zlib have one each
-        raise UserError(f"{path} is damaged: delete it and run mnist_backward.py, which writes it anew.") from None
+        raise UserError(f"{path} is damaged: delete it and run mnist_backward.py, which copies it anew.") from None
 
 
 def are_strange(pictures, answers, model):
-    """bool [n]: which of the pictures [n, 784] resemble no training picture of the class that they got."""
-    seen, strange = familiar(model)
-    pairs = zip(outlines(pictures), answers, strict=True)
-    far = [1 - (seen[answer] @ outline).max() if answer in seen else 1 for outline, answer in pairs]
-    return np.array(far) > strange
+    """bool [n]: which of the pictures [n, 784] resemble no training picture of the class, int [n], that they got."""
+    seen, classes, strange = familiar(model)
+    alike = np.where(answers[:, None] == classes, outlines(pictures) @ seen.T, -1)
+    return 1 - alike.max(axis=1, initial=-1) > strange
 
 
 @functools.cache
 def restored(model):
-    """(sess, x, y) of the newest checkpoint in the folder `model`: pictures x, float32 [n, 784], to probabilities y,
-    float32 [n, classes].  Raises UserError where there is none that is whole and this network's."""
+    """(sess, x, y) of the newest checkpoint in a folder: pictures x [n, 784] to probabilities y [n, classes]; UserError
+    where there is none that is whole and this network's."""
     with tf.Graph().as_default():
         x = tf.placeholder(tf.float32, [None, INPUT_NODE])
         y = tf.nn.softmax(mnist_forward.forward(x, None, len(class_names(model))))
-        variables = mnist_forward.averaged_variables()
+        variables = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY).variables_to_restore()
         saver = tf.train.Saver(variables)
         sess = tf.Session()
     if not mnist_forward.restore_newest(sess, saver, variables, model):
@@ -496,22 +460,14 @@ def restore_model(testPicArr, model=MODEL_SAVE_PATH):
 
 
 def export_model(model, folder):
-    """Write the averaged network as a SavedModel, `pictures` float32 [n, 784] in 0..1 to `probabilities` [n, classes],
-    to a new folder, which gets its name when the network was loaded again and answered as the checkpoint does."""
+    """Write the network to a new folder as a SavedModel: `pictures` [n, 784], 0..1, to `probabilities` [n, classes]."""
     sess, x, y = restored(model)
     if folder.exists():
         raise UserError(f"{folder} exists: name a new folder, for TensorFlow Serving a number in the model's folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    some = np.random.default_rng(1).random([100, INPUT_NODE], np.float32)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as part, sess.graph.as_default():
-        new = os.path.join(part, "model")
-        tf.saved_model.simple_save(sess, new, {"pictures": x}, {"probabilities": y})
-        with tf.Graph().as_default(), tf.Session() as again:
-            signature = tf.saved_model.load(again, ["serve"], new).signature_def["serving_default"]
-            answers = again.run(signature.outputs["probabilities"].name, {signature.inputs["pictures"].name: some})
-        if not np.allclose(answers, probabilities_of(some, model), atol=1e-5):
-            raise UserError(f"The network written to {folder} does not answer as {model} does: export it again.")
-        os.rename(new, folder)
+        tf.saved_model.simple_save(sess, os.path.join(part, "new"), {"pictures": x}, {"probabilities": y})
+        os.rename(os.path.join(part, "new"), folder)
     print(f"{folder} is a SavedModel with the answers of {model}")
 
 
@@ -537,34 +493,29 @@ def read_picture(path, model):
         return Answer(path, error=str(error))
     pixels = np.stack([digit.pixels for digit in digits])
     probabilities, names = probabilities_of(pixels, model), class_names(model)
-    doubtful = (probabilities.max(axis=1) < LEAST_SURE) | are_strange(pixels, probabilities.argmax(axis=1), model)
+    surest = probabilities.max(axis=1)
+    doubtful = (surest < LEAST_SURE) | are_strange(pixels, probabilities.argmax(axis=1), model)
+    error = "shows nothing that is clearly a digit: write larger, or one digit apart from the other."
     best = [[(names[i], p[i]) for i in np.argsort(-p)[:3]] for p in probabilities]
     number = ("" if max(map(len, names)) == 1 else " ").join(guesses[0][0] for guesses in best)
-    error = NOT_CLEAR if doubtful.mean() > 0.5 else ""
-    return Answer(path, digits, best, number, float(probabilities.max(axis=1).prod()), error)
+    return Answer(path, digits, best, number, float(surest.prod()), error if doubtful.mean() > 0.5 else "")
 
 
 def read_pictures(paths, model):
-    """Yield the Answer to each path, in order, a few pictures at a time so that memory stays flat."""
+    """Yield the Answer to each path, in order; as many pictures are in work as the machine has processors."""
     restored(model)
     familiar(model)  # both before there are threads, each of which would begin anew
-    paths = iter(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while some := list(itertools.islice(paths, AT_ONCE)):
-            yield from pool.map(functools.partial(read_picture, model=model), some)
+        yield from pool.map(functools.partial(read_picture, model=model), paths)
 
 
 def text_picture(text, width, size=13, ground="white"):
-    """The text as an RGB picture `width` wide, in as many lines as that takes."""
-    font, draw, characters = ImageFont.load_default(size), ImageDraw.Draw(Image.new("L", (1, 1))), len(text)
-
-    def wrapped():
-        return textwrap.fill(text, max(1, characters)).replace("\xa0", " ")  # which is no place to break a line
-
-    while characters > 1 and draw.multiline_textbbox((2, 2), wrapped(), font)[2] > width - 2:
-        characters -= 1
-    image = Image.new("RGB", (width, int(draw.multiline_textbbox((2, 2), wrapped(), font)[3]) + 4), ground)
-    ImageDraw.Draw(image).multiline_text((2, 2), wrapped(), "black", font)
+    """The text as an RGB picture `width` wide, or as wide as its longest word, in as many lines as that takes."""
+    font = ImageFont.load_default(size)
+    lines = textwrap.fill(text, max(1, int(1.8 * width / size))).replace("\xa0", " ")  # no place to break a line
+    right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((2, 2), lines, font)[2:]
+    image = Image.new("RGB", (max(width, int(right) + 2), int(bottom) + 4), ground)
+    ImageDraw.Draw(image).multiline_text((2, 2), lines, "black", font)
     return image
 
 
@@ -578,14 +529,10 @@ def grid(images, across):
     return sheet
 
 
-def captioned(image, caption):
-    """The image above its caption."""
-    return grid([image, text_picture(caption, image.width)], across=1)
-
-
-def seen_by_network(pixels, side=84):
-    """Pixels, [784] in 0..1, as a Pillow image enlarged to `side` without smoothing."""
-    return Image.fromarray(np.uint8(pixels.reshape(SIDE, SIDE) * 255)).resize((side, side), Image.Resampling.NEAREST)
+def seen_by_network(pixels, caption, side=84):
+    """A picture of pixels, [784] in 0..1, enlarged to `side` without smoothing, above a caption."""
+    image = Image.fromarray(np.uint8(pixels.reshape(SIDE, SIDE) * 255))
+    return grid([image.resize((side, side), Image.Resampling.NEAREST), text_picture(caption, side)], across=1)
 
 
 def save_picture(image, path):
@@ -601,7 +548,7 @@ def boxed_photo(answer, side):
         photo = Image.fromarray(np.uint8(open_picture(answer.path) * 255))
     except PictureError:
         photo = Image.new("RGB", (side, side), "lightgrey")
-    scale = min(side / photo.width, side / photo.height)
+    scale = side / max(photo.size)
     photo = photo.resize([max(1, round(length * scale)) for length in photo.size])
     for digit in answer.digits:
         ImageDraw.Draw(photo).rectangle([edge * scale for edge in digit.box], outline="red", width=2)
@@ -610,26 +557,27 @@ def boxed_photo(answer, side):
 
 def draw_answer(answer):
     """An RGB picture: the photo with its digits boxed, what the network saw, and the three likeliest digits of each."""
-    seen = [boxed_photo(answer, 480)]
+    photo, seen = boxed_photo(answer, 480), []
     for digit, guesses in zip(answer.digits, answer.guesses, strict=True):
         caption = ", ".join(f"{name:.20}:\xa0{probability:.1%}" for name, probability in guesses)
-        seen.append(captioned(seen_by_network(digit.pixels, 112), caption))
-    photo = grid([seen[0], *([grid(seen[1:], across=max(3, len(seen) // 3))] if seen[1:] else [])], across=2)
+        seen.append(seen_by_network(digit.pixels, caption, 112))
+    if seen:
+        photo = grid([photo, grid(seen, across=max(3, len(seen) // 3))], across=2)
     return grid([text_picture(f"{Path(answer.path).name}: {answer}", photo.width, size=18), photo], across=1)
 
 
 def album(answers, folder):
     """Yield the answers on, and save a picture of each in `folder`, and a contact sheet of every 60 of them."""
-    for first in itertools.count(1, 60):
-        page = []
-        for number, answer in enumerate(itertools.islice(answers, 60), first):
+    first = 1
+    while page := list(itertools.islice(answers, 60)):
+        cells = []
+        for number, answer in enumerate(page, first):
             save_picture(draw_answer(answer), folder / f"{number:04d}-{Path(answer.path).stem[:80]}.png")
-            page.append(captioned(boxed_photo(answer, 200), f"{Path(answer.path).name[-60:]}: {answer}"))
-            yield answer
-        if len(page) > 1:
-            save_picture(grid(page, across=6), folder / f"contact-sheet-{first:04d}.png")
-        if len(page) < 60:
-            return
+            caption = text_picture(f"{Path(answer.path).name[-60:]}: {answer}", 200)
+            cells.append(grid([boxed_photo(answer, 200), caption], across=1))
+        save_picture(grid(cells, across=6), folder / f"contact-sheet-{first:04d}.png")
+        yield from page
+        first += 60
 
 
 def given_path(text):
@@ -643,12 +591,11 @@ def pictures_in(arguments):
     """Yield the path of each picture that the arguments name: files, folders and patterns such as `pic/*.png`."""
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
     for argument in arguments:
-        found = []
         if os.path.isdir(argument):
-            found = glob.glob(os.path.join(glob.escape(argument), "*"))
-            found = [path for path in found if os.path.splitext(path)[1].lower() in suffixes]
-        elif not os.path.exists(argument):
-            found = glob.glob(argument, recursive=True)
+            inside = glob.glob(os.path.join(glob.escape(argument), "*"))
+            found = [path for path in inside if os.path.splitext(path)[1].lower() in suffixes]
+        else:
+            found = [] if os.path.exists(argument) else glob.glob(argument, recursive=True)
         yield from sorted(found) or [argument]
 
 
@@ -663,12 +610,12 @@ def application(model):
             while not (path := given_path(input("the path of test picture:"))):
                 print("That is no path: type the path of a picture.")
             answer = read_picture(path, model)
-            failed |= bool(answer.error)
             said = f"The prediction number is: {answer.number}\n({answer.probability:.1%} sure)"
             print(f"{path}: {answer}" if answer.error else said)
+            failed |= bool(answer.error)
     except EOFError:
         print("\nThe input ended before the last picture.")
-        return 1
+        failed = True
     return int(failed)
 
 
@@ -681,14 +628,10 @@ def main():
     parser.add_argument("--export", type=Path, metavar="DIR", help="write the network there as a SavedModel, and end")
     args = parser.parse_args()
     if args.export:
-        if args.pictures or args.look:
-            parser.error("--export reads no pictures: give it alone")
         return export_model(args.model, args.export)
     if not args.pictures:
         return application(args.model)
-
-    failed = False
-    answers = read_pictures(pictures_in(args.pictures), args.model)
+    failed, answers = False, read_pictures(pictures_in(args.pictures), args.model)
     for answer in album(answers, args.look) if args.look else answers:
         failed |= bool(answer.error)
         read = {"digits": answer.number, "probability": round(answer.probability, 4)}

@@ -1,10 +1,8 @@
-"""Trains the network from the TFRecords and goes on where it stopped (lecture 6.1 and 6.2).
+"""Trains the network from the TFRecords, and goes on where it stopped (lecture 6.1 and 6.2).
 
-    python mnist_backward.py                  # after mnist_generateds.py
-
-writes a checkpoint to model/ every 1,000 steps, at the last one, and on Ctrl-C or SIGTERM.  STEPS is the total: a
-rerun goes on from the newest checkpoint.  With TF_CONFIG set several machines train together.  Test accuracy, 2 cores,
-`--seed` 1, 2 and 3:
+`python mnist_backward.py`, after mnist_generateds.py, writes a checkpoint to model/ every 1,000 steps, at the last one,
+and on Ctrl-C or SIGTERM; STEPS is the total of all reruns.  With TF_CONFIG set several machines train together.
+Test accuracy, 2 cores, `--seed` 1, 2 and 3:
 
     --steps 60000 (the default)                              99.35 % (nine runs, 99.22 to 99.44)     about 4 minutes
     --steps 80000 --batch_size 200 --learning_rate 0.2       99.41 % (three runs, 99.41 to 99.42)    6 to 8 minutes
@@ -13,7 +11,6 @@ rerun goes on from the newest checkpoint.  With TF_CONFIG set several machines t
 import argparse
 import contextlib
 import datetime
-import functools
 import math
 import os
 import shutil
@@ -41,23 +38,30 @@ SAVE_EVERY = 1000  # steps between checkpoints and progress lines; lecture: 1,00
 DISTORTIONS = {"rotation": 15, "shear": 0.25, "scale": 0.18, "shift": 2, "elastic": 0.7}
 # Over the last 30 % of the steps the distortions fade to 0.3 of that, so that the network ends on digits as they are.
 FADE_FROM, FADE_TO = 0.7, 0.3
-FAMILIAR_SAMPLES = 20000  # training pictures that the app compares with, to tell a digit from what is none
 
 
 @contextlib.contextmanager
-def only_trainer(model):
-    """Hold the folder `model` for one trainer, by SQLite's lock: it works everywhere and ends with its process."""
+def only_trainer(args):
+    """Hold the folder args.model for this trainer alone, and make it ready to be trained in."""
     try:
-        model.mkdir(parents=True, exist_ok=True)
-        if not os.access(model, os.W_OK):
-            raise PermissionError("read-only")
-        lock = sqlite3.connect(model / ".lock", timeout=0)
+        args.model.mkdir(parents=True, exist_ok=True)
+        (args.model / ".lock").write_bytes(b"")  # SQLite would not say that it may only read
+        lock = sqlite3.connect(args.model / ".lock", timeout=0)  # it works everywhere and ends with its process
         lock.execute("BEGIN EXCLUSIVE")
     except (OSError, sqlite3.Error) as error:
-        if "locked" in str(error):
-            raise UserError(f"Another training holds {model}: wait for its end, or name another --model.") from None
-        raise UserError(f"{model} can't be written to ({error}): name another --model.") from None
+        why = "another training holds it" if "locked" in str(error) else error
+        raise UserError(f"{args.model} can't be written to ({why}): name another --model.") from None
     with contextlib.closing(lock):
+        remove_unfinished(args.model)
+        begun = mnist_forward.checkpoints(args.model)
+        if begun:
+            mnist_forward.require_same_classes(args.model, args.data)
+        for name in (mnist_forward.CLASSES, mnist_app.FAMILIAR):
+            if (args.data / name).exists():
+                with mnist_forward.whole(args.model / name) as part:
+                    shutil.copyfile(args.data / name, part)
+            elif not begun:
+                (args.model / name).unlink(missing_ok=True)
         yield
 
 
@@ -66,12 +70,10 @@ def training_graph(args, task=0, tasks=1):
     _, train_num_examples = mnist_generateds.record_files(args.data, mnist_generateds.TRAIN_SET)
     print(f"{train_num_examples} training pictures, {train_num_examples / args.batch_size:g} steps an epoch")
     global_step = tf.train.create_global_step()
-    distortions = DISTORTIONS if args.distortions else None
     faded = (tf.cast(global_step, tf.float32) / args.steps - FADE_FROM) / (1 - FADE_FROM)
     strength = args.distortions * (1 - (1 - FADE_TO) * tf.clip_by_value(faded, 0, 1))
-    img_batch, label_batch = mnist_generateds.get_tfrecord(
-        args.batch_size, True, args.data, distortions, strength, task, tasks
-    )
+    distortions = {name: strength * most for name, most in DISTORTIONS.items()} if args.distortions else None
+    img_batch, label_batch = mnist_generateds.get_tfrecord(args.batch_size, True, args.data, distortions, task, tasks)
     y = mnist_forward.forward(img_batch, REGULARIZER, len(mnist_forward.class_names(args.data)))
 
     ce = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=y, labels=tf.argmax(label_batch, 1))
@@ -84,21 +86,12 @@ def training_graph(args, task=0, tasks=1):
     with tf.control_dependencies([step]):
         train_op = ema.apply(tf.trainable_variables())
 
-    queue_fill = tf.get_collection("queue_fill")[0]
-    for name, value in (("loss", loss), ("learning_rate", learning_rate), ("queue_fill", queue_fill)):
+    fill = tf.get_collection("queue_fill")[0]
+    for name, value in (("loss", loss), ("learning_rate", learning_rate), ("queue_fill", fill)):
         tf.summary.scalar(name, value)
     tf.summary.image("pictures", tf.reshape(img_batch[:6], [-1, mnist_app.SIDE, mnist_app.SIDE, 1]), max_outputs=6)
-    variables = {variable.op.name: variable for variable in tf.global_variables()}
-    return SimpleNamespace(
-        train_op=train_op,
-        step=step,  # after this one
-        loss=loss,  # of the batch
-        finite=tf.is_finite(tf.global_norm(tf.trainable_variables())),
-        queue_fill=queue_fill,  # 0..1
-        summaries=tf.summary.merge_all(),
-        saver=tf.train.Saver(variables, save_relative_paths=True),
-        variables=variables,  # {name in the checkpoint: tf.Variable}
-    )
+    summaries, saver = tf.summary.merge_all(), tf.train.Saver(save_relative_paths=True)
+    return SimpleNamespace(train_op=train_op, step=step, loss=loss, fill=fill, summaries=summaries, saver=saver)
 
 
 def remove_unfinished(model):
@@ -127,7 +120,8 @@ def save(sess, graph, args, step, rate):
 
 def resume(sess, graph, args):
     """Restore the newest checkpoint of args.model, if there is one (lecture 6.1), and return its step, else 0."""
-    ckpt = mnist_forward.restore_newest(sess, graph.saver, graph.variables, args.model)
+    variables = {variable.op.name: variable for variable in tf.global_variables()}
+    ckpt = mnist_forward.restore_newest(sess, graph.saver, variables, args.model)
     if not ckpt:
         return 0
     step = mnist_forward.stored_step(ckpt)
@@ -138,7 +132,7 @@ def resume(sess, graph, args):
 
 def train_steps(sess, graph, args, step, keep):
     """Run training steps from `step` to args.steps, with a line, and a call of keep(step, rate), every args.save_every.
-    Returns the signal that ended it early, after a last call, or None; UserError where loss or weights overflow."""
+    Returns the signal that ended it early, after a last call, or None; UserError where the loss overflows."""
     caught = []
 
     def catch(number, _frame):
@@ -153,13 +147,13 @@ def train_steps(sess, graph, args, step, keep):
         _, counted, loss_value = sess.run([graph.train_op, graph.step, graph.loss])
         step, stopped = min(counted, args.steps), bool(caught)  # several machines may take the last step at once
         due = step // args.save_every > before // args.save_every or step == args.steps or stopped
-        if not math.isfinite(loss_value) or (due and not sess.run(graph.finite)):
+        if not math.isfinite(loss_value) or (due and not math.isfinite(sess.run(graph.loss))):  # after this step, too
             cure = f"run again with a lower --learning_rate; {args.model} keeps the checkpoints from before"
-            raise UserError(f"The loss or a weight is no longer a finite number at step {step}: {cure}.")
+            raise UserError(f"The loss is no longer a finite number at step {step}: {cure}.")
         if due:
             rate = (step - since) / (time.perf_counter() - seconds)
             left = datetime.timedelta(seconds=round((args.steps - step) / max(rate, 1e-3)))
-            speed = f"{rate:.0f} steps/s, {left} left, queue {sess.run(graph.queue_fill):.0%} full"
+            speed = f"{rate:.0f} steps/s, {left} left, queue {sess.run(graph.fill):.0%} full"
             print(f"After {step} training step(s), loss on training batch is {loss_value:g}.  {speed}", flush=True)
             keep(step, rate)
             since, seconds = step, time.perf_counter()
@@ -177,7 +171,7 @@ def backward(args):
         coord = tf.train.Coordinator()
         threads = tf.train.start_queue_runners(sess=sess, coord=coord)
         try:
-            return train_steps(sess, graph, args, step, functools.partial(save, sess, graph, args))
+            return train_steps(sess, graph, args, step, lambda *progress: save(sess, graph, args, *progress))
         finally:
             coord.request_stop()
             coord.join(threads)
@@ -219,22 +213,6 @@ def backward_in_cluster(args, spec, job, index):
         return train_steps(sess, graph, args, sess.run(tf.train.get_global_step()), keep)
 
 
-def prepare_folder(args):
-    """Make the folder args.model ready to be trained in: its classes, its familiar digits, and nothing half written."""
-    mnist_generateds.record_files(args.data, mnist_generateds.TEST_SET)  # what the run ends on
-    begun = mnist_forward.checkpoints(args.model)
-    if begun:
-        mnist_forward.require_same_classes(args.model, args.data)
-    remove_unfinished(args.model)
-    names = mnist_forward.class_names(args.data)
-    if names != mnist_forward.class_names(args.model):
-        with mnist_forward.whole(args.model / mnist_forward.CLASSES) as part:
-            part.write_text("\n".join([*names, ""]), encoding="utf-8")
-    if not begun or not (args.model / mnist_app.FAMILIAR).exists():
-        some = mnist_generateds.some_samples(args.data, mnist_generateds.TRAIN_SET, FAMILIAR_SAMPLES)
-        mnist_app.write_familiar(args.model, *some)
-
-
 def main():
     parser = argparse.ArgumentParser(description="Train the network, from its newest checkpoint on.")
     parser.add_argument("--data", type=Path, default=DATA_PATH, help="folder of the TFRecords (%(default)s)")
@@ -254,9 +232,8 @@ def main():
     # Another seed after each checkpoint: a training killed again and again would else see its first batches each time.
     step = max(map(mnist_forward.stored_step, mnist_forward.checkpoints(args.model)), default=0)
     tf.set_random_seed(args.seed + step + (0 if job == "chief" else 1 + index))
-    with only_trainer(args.model) if job == "chief" else contextlib.nullcontext():
-        if job == "chief":
-            prepare_folder(args)
+    mnist_generateds.record_files(args.data, mnist_generateds.TEST_SET)  # what the run ends on
+    with only_trainer(args) if job == "chief" else contextlib.nullcontext():
         caught = backward_in_cluster(args, spec, job, index) if spec else backward(args)
     if caught:
         print("Stopped; run again to go on from the last checkpoint.")
@@ -264,8 +241,7 @@ def main():
     if job == "chief":
         signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing to save any more
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        judged = mnist_test.test(args.model, args.data, once=True)
-        print(f"{len(judged.wrong)} of {len(judged.truth)} test pictures were wrong")
+        mnist_test.test(args.model, args.data, once=True)
     return 0
 
 

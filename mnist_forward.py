@@ -1,9 +1,6 @@
-"""The network that every other script shares: 784-500-10, fully connected.
-
-    pictures [n, 784], 0 = paper .. 1 = ink  ->  500 ReLU units  ->  scores [n, 10], or as many as there are classes
-
-Beside it stands what the others have in common: folders, classes, the way to a restored network, and the one sentence
-with which a script ends when a user can cure what is wrong.  Imports: forward <- app <- generateds <- test <- backward.
+"""The network that every other script shares, 784-500-10, fully connected, and what else they have in common: folders,
+classes, checkpoints, and the one sentence with which a script ends when a user can cure what is wrong.
+Imports go one way: forward <- app <- generateds <- test <- backward.
 """
 
 import contextlib
@@ -14,27 +11,19 @@ import sys
 import time
 from pathlib import Path
 
-
-@contextlib.contextmanager
-def quiet_start():
-    """Keep TensorFlow's start-up notes off the screen; errors come as exceptions and are still seen."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    stderr, interrupt = os.dup(2), signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: just end
+# TensorFlow's start-up notes stay off the screen; errors come as exceptions and are still seen.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+stderr, interrupt = os.dup(2), signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to save yet: just end
+try:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)  # the note about missing CUDA drivers is written past that setting
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        signal.signal(signal.SIGINT, interrupt)
-
-
-with quiet_start():
     import tensorflow.compat.v1 as tf
 
     tf.logging.set_verbosity(tf.logging.FATAL)
     tf.disable_v2_behavior()
+finally:
+    os.dup2(stderr, 2)
+    signal.signal(signal.SIGINT, interrupt)
 
 INPUT_NODE = 784  # 28x28 pixels
 LAYER1_NODE = 500
@@ -68,8 +57,7 @@ def run(main):
     except UserError as error:
         sys.exit(str(error))
     except OSError as error:
-        cure = ": name another file or folder" if error.filename else ""
-        sys.exit(f"{error.filename or 'Reading or writing'}: {error.strerror or error}{cure}.")
+        sys.exit(f"{error.filename or 'Output'}: {error.strerror or error}; make room or name another file or folder.")
     except tf.errors.OpError as error:  # also what a queue thread met, from coord.join
         sys.exit(f"TensorFlow stopped: {cause(error)}; put that right and run again.")
     except KeyboardInterrupt:
@@ -101,16 +89,14 @@ def get_bias(shape):
 
 
 def forward(x, regularizer, classes=OUTPUT_NODE):
-    """The network of the lecture: x, float32 [n, 784], 0 = paper .. 1 = ink, to the scores before the softmax,
-    float32 [n, classes].  `regularizer` weighs the L2 terms added to `losses`; None where nothing is trained.
+    """The network of x, float32 [n, 784], 0 = paper .. 1 = ink: the scores before the softmax, float32 [n, classes].
 
-    The variables stay unnamed (`Variable`, `Variable_1`, ...), so that a network trained by the lecture's program is
-    restored by this one.  Build the network before anything else that makes unnamed variables.
+    `regularizer` weighs the L2 terms added to `losses`; None where nothing is trained.  The variables stay unnamed
+    (`Variable`, `Variable_1`, ...), as in the checkpoints of the lecture's program: build the network before others.
     """
     w1 = get_weight([INPUT_NODE, LAYER1_NODE], regularizer)
     b1 = get_bias([LAYER1_NODE])
     y1 = tf.nn.relu(tf.matmul(x, w1) + b1)
-
     w2 = get_weight([LAYER1_NODE, classes], regularizer)
     b2 = get_bias([classes])
     return tf.matmul(y1, w2) + b2
@@ -128,13 +114,11 @@ def class_names(folder):
     """The lines of `classes.txt` in a data or model folder, in the order of the network's outputs; without that file
     the ten digits.  Raises UserError where it is no such list."""
     path = Path(folder) / CLASSES
-    try:
-        names = [line.strip() for line in read_lines(path) if line.strip()]
-    except FileNotFoundError:
+    if not path.exists():
         return [str(digit) for digit in range(OUTPUT_NODE)]
+    names = [line.strip() for line in read_lines(path) if line.strip()]
     if len(names) < 2 or len(set(names)) < len(names):
-        counts = f"{len(names)} names, {len(set(names))} of them different"
-        raise UserError(f"{path} holds {counts}: write two or more, each once, one a line.")
+        raise UserError(f"{path} must hold two or more names, each once, one a line: correct it.")
     return names
 
 
@@ -146,24 +130,16 @@ def require_same_classes(model, data):
         raise UserError(f"{model} was trained for {trained}, {data} holds {given}: name another --model or --data.")
 
 
-def averaged_variables():
-    """{name of a moving average in the checkpoint: the network's variable that takes its value}."""
-    return tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY).variables_to_restore(tf.trainable_variables())
-
-
 def stored_step(checkpoint):
     """The training step that a checkpoint's name ends in: `model/mnist_model-2000` -> 2000."""
-    found = re.search(r"-(\d+)$", checkpoint)
-    if not found:
-        raise UserError(f"{checkpoint} has no training step at the end of its name: name another --model folder.")
-    return int(found[1])
+    return int(checkpoint.rpartition("-")[2])
 
 
 def checkpoints(model):
     """Paths of the checkpoints in the folder `model`, the newest first; [] where there is none.
 
-    The file `checkpoint` says which is the newest (lecture 6.1), with paths that may be from before the folder was
-    moved; by their names alone come those it does not name, for the day it is lost or names one that was damaged.
+    The file `checkpoint` says which is the newest (lecture 6.1), with paths from before the folder was moved, perhaps;
+    by their names alone come those that it does not name, for the day it is lost or names one that was damaged.
     """
     if re.search(r"[*?\[]", str(model)):
         raise UserError(f"{model} has one of * ? [ in its path, which TensorFlow takes for a pattern: rename it.")
@@ -174,30 +150,23 @@ def checkpoints(model):
     named = [ckpt.model_checkpoint_path, *reversed(ckpt.all_model_checkpoint_paths)] if ckpt else []
     found = [path.stem for path in Path(model).glob(f"{MODEL_NAME}-*.index") if re.search(r"-\d+$", path.stem)]
     names = [os.path.basename(path) for path in named] + sorted(found, key=stored_step, reverse=True)
-    return [str(Path(model) / name) for name in dict.fromkeys(names)]
-
-
-def require_same_network(checkpoint, variables):
-    """Raise UserError unless the checkpoint holds every one of `variables`, {name: tf.Variable}, in its shape."""
-    stored = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
-    for name, variable in sorted(variables.items()):
-        theirs, ours = stored.get(name, "missing"), variable.shape.as_list()
-        if theirs != ours:
-            which = f"{checkpoint} is another network's or another program's"
-            raise UserError(f"{which}, {name!r} is {theirs} there and {ours} here: name another --model folder.")
+    return [str(Path(model) / name) for name in dict.fromkeys(names) if re.search(r"-\d+$", name)]
 
 
 def restore_newest(sess, saver, variables, model):
-    """Restore the newest whole checkpoint of the folder `model` by `saver`, tf.train.Saver(variables), and return its
-    path, or None where the folder holds none.  A damaged one is named and passed over.
-
-    Raises UserError where the checkpoint is another network's, or there are checkpoints and none is whole.
+    """Restore the newest whole checkpoint of the folder `model` by `saver`, tf.train.Saver(variables), naming damaged
+    ones; returns its path, or None where there is none.  Raises UserError where it is another network's or none whole.
     """
     for _ in range(5):
         paths, damaged = checkpoints(model), []
         for path in paths:
             try:
-                require_same_network(path, variables)
+                stored = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+                for name, variable in sorted(variables.items()):
+                    theirs, ours = stored.get(name, "missing"), variable.shape.as_list()
+                    if theirs != ours:
+                        other = f"{path} is another network's or another program's"
+                        raise UserError(f"{other}, {name!r} is {theirs} there and {ours} here: name another --model.")
                 saver.restore(sess, path)
             except (tf.errors.OpError, ValueError, RuntimeError):
                 damaged += [path] if os.path.exists(f"{path}.index") else []  # or a trainer has deleted it meanwhile

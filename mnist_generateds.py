@@ -4,10 +4,9 @@
     python mnist_generateds.py --data my_data --train letters/  # from a folder with a sub-folder of pictures per class
     python mnist_generateds.py --train pictures/ labels.txt --test more/ more.txt
 
-writes `mnist_train.tfrecords` (of MNIST 60,000 records, 51 MB) and `mnist_test.tfrecords` (10,000), or each in
-`--shards` of them.  One record is one tf.train.Example with the lecture's two features: `img_raw`, 784 bytes,
-0 = paper .. 255 = ink, and `label`, int64, one-hot.  `mnist_backward.py` and `mnist_test.py` read them with
-`get_tfrecord`.
+writes `mnist_train.tfrecords` (of MNIST 60,000 records, 51 MB) and `mnist_test.tfrecords` (10,000), each a
+tf.train.Example with the lecture's two features: `img_raw`, 784 bytes, 0 = paper .. 255 = ink, and `label`, int64,
+one-hot.  `mnist_backward.py` and `mnist_test.py` read them with `get_tfrecord`.
 """
 
 import argparse
@@ -32,14 +31,11 @@ from mnist_forward import DATA_PATH, INPUT_NODE, UserError, class_names, tf, who
 TRAIN_SET, TEST_SET = "mnist_train", "mnist_test"
 TEST_SHARE = 7  # every so manyth picture of a class, where no test set is given (MNIST: 10,000 of 70,000)
 SEED = 1  # of the order in which the pictures of --train are written
-# The lecture reads one record a call, which is what its training waits for; a thousand a call is ten times as fast.
-READ_AT_ONCE = 1000
+READ_AT_ONCE = 1000  # records a call; lecture: one, which is what its training waits for
 SHARDS_AT_ONCE = 4  # so many are read side by side, which mixes what was written together
 MIN_AFTER_DEQUEUE = 10000  # records to draw from; lecture: 700 of 60,000, which left a batch nearly in file order
 BATCH_THREADS, BATCHES_IN_STORE = 2, 8  # made ahead of the training step, to bridge a pause of either side
-# Pictures of a batch that share a displacement field and so are moved by one gather.  With ten instead of four
-# the held-out accuracy was the same and the training no faster; one by one it is a quarter slower.
-SHARING = 4
+SHARING = 4  # pictures of a batch that share a field and so are moved by one gather: one by one it is a quarter slower
 PIXELS = np.stack(np.mgrid[:SIDE, :SIDE], axis=-1).astype(np.float32)  # where each is: [28, 28, 2], (down, right)
 
 
@@ -48,11 +44,9 @@ def read_idx(path, dimensions):
     try:
         with gzip.open(path) as file:
             content = file.read()
-        if content[:4] != bytes([0, 0, 8, dimensions]):  # 8: the values are unsigned bytes
-            raise ValueError(f"it starts with {content[:4].hex()}")
-        shape = np.frombuffer(content, ">u4", dimensions, offset=4).tolist()
-        if dimensions == 3 and shape[1:] != [SIDE, SIDE]:
-            raise ValueError(f"its pictures are of {shape[1]}x{shape[2]} pixels")
+        magic, *shape = np.frombuffer(content, ">u4", 1 + dimensions).tolist()
+        if magic != 0x800 + dimensions or shape[1:] != [SIDE, SIDE][: dimensions - 1]:  # 8: of unsigned bytes
+            raise ValueError(f"its magic number is {magic:#x}, its sizes are {shape}")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: copy it from a clone of this project, or use --train.") from None
@@ -62,71 +56,44 @@ def read_idx(path, dimensions):
 
 def idx_samples(folder, prefix, names):
     """[(784 bytes, class int), ...] from the pair of IDX files of `prefix`, "train" or "t10k"."""
-    images_path, labels_path = folder / f"{prefix}-images-idx3-ubyte.gz", folder / f"{prefix}-labels-idx1-ubyte.gz"
-    images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+    files = [folder / f"{prefix}-images-idx3-ubyte.gz", folder / f"{prefix}-labels-idx1-ubyte.gz"]
+    images, labels = read_idx(files[0], 3), read_idx(files[1], 1)
     if len(images) != len(labels):
-        raise UserError(f"{images_path} holds {len(images)} pictures, {labels_path} {len(labels)} labels: copy both.")
+        raise UserError(f"{files[0]} holds {len(images)} pictures, {files[1]} {len(labels)} labels: copy both.")
     if labels.max(initial=0) >= len(names):
         most = f"the label {labels.max()}, the largest of {len(names)} classes is {len(names) - 1}"
-        raise UserError(f"{labels_path} holds {most}: correct or delete {folder / mnist_forward.CLASSES}.")
+        raise UserError(f"{files[1]} holds {most}: correct or delete {folder / mnist_forward.CLASSES}.")
     return [(image.tobytes(), label) for image, label in zip(images, labels.tolist(), strict=True)]
 
 
-def sub_folders(folder):
-    """The names of the sub-folders of `folder`, sorted: its classes."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def listed_pictures(folder, label_file, names):
-    """Yield (place, path, class or None) for each picture of a folder: by the lecture's text file of `name label`
-    lines, where a label is a class's name or its number, or by the sub-folders, one a class."""
+def listed_pictures(folder, label_file=None):
+    """[(place, path, class name), ...], by the lecture's text file of `name label` lines or by sub-folders so named."""
     if not label_file:
-        for name in sub_folders(folder):
-            known = name in names
-            for path in mnist_app.pictures_in([str(folder / name)]) if known else [folder / name]:
-                yield "", Path(path), names.index(name) if known else None
-        return
-    lines = mnist_forward.read_lines(label_file)
-    classes = {str(i): i for i in range(len(names))} | {name: i for i, name in enumerate(names)}
-    for number, line in enumerate(lines, 1):
-        name, _, label = line.strip().rpartition(" ")
-        if line.strip():
-            yield f"{label_file}:{number}: ", folder / name.strip(), classes.get(label)
-
-
-def network_pixels(path):
-    """The 784 bytes, 0 = paper .. 255 = ink, that go into a record of the picture at `path`; raises PictureError.
-
-    A picture of 28x28 that is light on dark is taken as it is, as the lecture's are; any other goes through `pre_pic`.
-    """
-    image = mnist_app.rgb_image(path)
-    if image.size == (SIDE, SIDE):
-        grey = np.asarray(image.convert("L"))
-        if 0 < grey.mean() < 128:  # digits cover less than half of their square
-            return grey.tobytes()
-    return np.rint(mnist_app.pre_pic(path) * 255).astype(np.uint8).tobytes()
-
-
-def shown(items, unit):
-    """Yield the items on, with TensorFlow's progress bar on a terminal."""
-    progress = tf.keras.utils.Progbar(len(items), verbose=1 if sys.stdout.isatty() else 0, unit_name=unit)
-    for done, item in enumerate(items, 1):
-        yield item
-        progress.update(done)
+        classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return [("", Path(path), one.name) for one in classes for path in mnist_app.pictures_in([str(one)])]
+    lines = enumerate(mnist_forward.read_lines(label_file), 1)
+    named = [(f"{label_file}:{number}: ", *line.strip().rpartition(" ")) for number, line in lines if line.strip()]
+    return [(place, folder / name.strip(), label) for place, name, _, label in named]
 
 
 def picture_samples(names, folder, label_file=None):
-    """[(784 bytes, class int), ...], in random order, of the pictures of a folder; UserError names all that are bad."""
-    samples, complaints = [], []
-    for place, path, label in shown(list(listed_pictures(folder, label_file, names)), "picture"):
+    """[(784 bytes, class int), ...], in random order, of the pictures of a folder; UserError names all that are bad.
+    A picture of 28x28 that is light on dark is taken as it is, like the lecture's; any other goes through `pre_pic`."""
+    listed, samples, complaints = listed_pictures(folder, label_file), [], []
+    progress = tf.keras.utils.Progbar(len(listed), verbose=sys.stdout.isatty(), unit_name="picture")
+    for place, path, label in listed:
         try:
-            if label is None:
+            if label not in names:
                 raise PictureError(f"is given none of the {len(names)} classes {names[0]} .. {names[-1]}")
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise PictureError(f"leads out of {folder}")
-            samples.append((network_pixels(path), label))
+            grey = mnist_app.open_picture(path).mean(axis=2)
+            if grey.shape != (SIDE, SIDE) or not 0 < grey.mean() < 0.5:  # digits cover less than half of their square
+                grey = mnist_app.pre_pic(path)
+            samples.append((np.rint(grey * 255).astype(np.uint8).tobytes(), names.index(label)))
         except (PictureError, RuntimeError, ValueError) as error:  # a link to itself, a name that cannot be one
             complaints.append(f"{place}{path} {error}")
+        progress.add(1)
     if complaints or not samples:
         more = f"\nand {len(complaints) - 10} more" if len(complaints) > 10 else ""
         said = "\n".join(complaints[:10]) + more or f"{label_file or folder} names no picture."
@@ -141,8 +108,7 @@ def split(samples, names):
         sets[seen[sample[1]] % TEST_SHARE == 0].append(sample)
         seen[sample[1]] += 1
     if min(seen) < 2:
-        scarce = names[np.argmin(seen)]
-        raise UserError(f"The class {scarce} has {min(seen)} pictures: add some, or give --test PICTURES.")
+        raise UserError(f"Class {names[np.argmin(seen)]} has {min(seen)} pictures: add some, or give --test PICTURES.")
     return sets
 
 
@@ -153,43 +119,37 @@ def present_files(data, name):
 
 
 def write_tfrecords(data, name, samples, names, shards=1):
-    """Write [(784 bytes, class), ...] as the TFRecord files of a set, in place of those that were there.
-
-    They appear only when all of them are whole; UserError where the disk takes no more.
-    """
+    """Write [(784 bytes, class), ...] as the TFRecord files of a set, in place of those that were there, all of them
+    whole or none; UserError where the disk takes no more."""
     shards = max(1, min(shards, len(samples)))
-    paths = [data / f"{name}-{i:05d}-of-{shards:05d}.tfrecords" for i in range(shards)]
-    paths = paths if shards > 1 else [data / f"{name}.tfrecords"]
-    where = f"{paths[0]}" + (f" .. {paths[-1].name}" if len(paths) > 1 else "")
+    numbers = [f"-{i:05d}-of-{shards:05d}" for i in range(shards)] if shards > 1 else [""]
+    paths = [data / f"{name}{number}.tfrecords" for number in numbers]
+    where = f"{paths[0]}" + (f" .. {paths[-1].name}" if shards > 1 else "")
     print(f"Writing {where}")
+    progress = tf.keras.utils.Progbar(len(samples), verbose=sys.stdout.isatty(), unit_name="record")
     try:
-        with contextlib.ExitStack() as renaming, contextlib.ExitStack() as closing:
-            parts = [renaming.enter_context(whole(path)) for path in paths]
-            writers = [closing.enter_context(tf.python_io.TFRecordWriter(str(part))) for part in parts]
-            for writer, (pixels, label) in zip(itertools.cycle(writers), shown(samples, "record")):
-                one_hot = [int(i == label) for i in range(len(names))]
-                feature = {
-                    "img_raw": tf.train.Feature(bytes_list=tf.train.BytesList(value=[pixels])),
-                    "label": tf.train.Feature(int64_list=tf.train.Int64List(value=one_hot)),
-                }
-                example = tf.train.Example(features=tf.train.Features(feature=feature))
-                writer.write(example.SerializeToString())
+        with contextlib.ExitStack() as files:  # all are closed before the first gets its name
+            parts = [files.enter_context(whole(path)) for path in paths]
+            writers = [files.enter_context(tf.python_io.TFRecordWriter(str(part))) for part in parts]
+            for writer, (pixels, label) in zip(itertools.cycle(writers), samples):
+                img_raw = tf.train.Feature(bytes_list=tf.train.BytesList(value=[pixels]))
+                one_hot = tf.train.Int64List(value=[int(i == label) for i in range(len(names))])
+                feature = {"img_raw": img_raw, "label": tf.train.Feature(int64_list=one_hot)}
+                writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+                progress.add(1)
     except tf.errors.OpError as error:
         raise UserError(f"{paths[0]} can't be written ({error.message}): make room or name another --data.") from None
     for stale in {*present_files(data, name)} - {*paths}:
         stale.unlink()
-    print(f"{len(samples)} records in {where}")
     counts = np.bincount([label for _, label in samples], minlength=len(names))
-    print("  " + ", ".join(f"{name}: {count}" for name, count in zip(names, counts, strict=True)))
+    per_class = ", ".join(f"{name}: {count}" for name, count in zip(names, counts, strict=True))
+    print(f"{len(samples)} records in {where}\n  {per_class}")
 
 
 @functools.cache
 def count_records(path):
     """How many records the TFRecord file `path` holds, after a look at every one of them: a queue that is fed from a
-    missing or foreign file only says "insufficient elements", or nothing at all.
-
-    Raises UserError, which names the file, the record and the command that makes a good file.
-    """
+    missing or foreign file only says "insufficient elements".  UserError names file, record and cure."""
     cure = "write it again with `python mnist_generateds.py`, --data as here"
     if not path.is_file():
         raise UserError(f"{path} is missing: {cure}.")
@@ -212,42 +172,27 @@ def count_records(path):
 
 
 def record_files(data, name):
-    """(paths, number of records) of the TFRecord files of a set, TRAIN_SET or TEST_SET, after a look at every record;
-    raises UserError where one is missing, and as count_records."""
+    """(paths, number of records) of the TFRecord files of a set, each looked at by count_records, which see."""
     paths = present_files(data, name) or [Path(data) / f"{name}.tfrecords"]
     together = int(paths[0].stem[-5:]) if "-of-" in paths[0].stem else 1
     if len(paths) != together or len({path.stem[-9:] for path in paths}) > 1:
-        said = f"{data} holds {len(paths)} files of {name} that do not belong together, or not all of them"
-        raise UserError(f"{said}: write them again with `python mnist_generateds.py`.")
+        raise UserError(f"{data} holds {len(paths)} files of {name}, no whole set: run mnist_generateds.py again.")
     return paths, sum(map(count_records, paths))
-
-
-def some_samples(data, name, most):
-    """At most about `most` records, spread over a set: pictures float32 [n, 784], 0 = paper .. 1 = ink; classes [n]."""
-    paths, count = record_files(data, name)
-    records = itertools.chain(*(tf.python_io.tf_record_iterator(str(path)) for path in paths))
-    some = itertools.islice(records, 0, None, -(-count // most))
-    features = [tf.train.Example.FromString(record).features.feature for record in some]
-    pixels = b"".join(feature["img_raw"].bytes_list.value[0] for feature in features)
-    classes = np.argmax([feature["label"].int64_list.value for feature in features], axis=1)
-    return np.frombuffer(pixels, np.uint8).reshape(-1, INPUT_NODE) / np.float32(255), classes
 
 
 def random_field(n, *, rotation, shear, scale, shift, elastic):
     """Displacements of n random maps: float32 [n, 28, 28, 2], (down, right) in pixels.
-
     Each is affine about the centre, drawn evenly from -x..x: rotation in degrees, shear as a slope, scale as a share,
-    shift in pixels; and elastic (Simard 2003): bicubic between 7x7 points of normal noise, in pixels.
-    """
-    angle, slope, taller, wider = (tf.random_uniform([n], -x, x) for x in (math.radians(rotation), shear, scale, scale))
+    shift in pixels; and elastic (Simard 2003): bicubic between 7x7 points of normal noise, in pixels."""
+    most = (math.radians(1) * rotation, shear, scale, scale)
+    angle, slope, taller, wider = (x * tf.random_uniform([n], -1, 1) for x in most)
     sin, cos = tf.sin(angle), tf.cos(angle)
     down = tf.stack([cos + slope * sin, sin], axis=1) / (1 + taller)[:, None]
     right = tf.stack([slope * cos - sin, cos], axis=1) / (1 + wider)[:, None]
     change = tf.stack([down, right], axis=1) - tf.eye(2)
     moved = tf.tensordot(change, tf.constant(PIXELS - (SIDE - 1) / 2), [[2], [2]])  # [n, 2, 28, 28]
-    affine = tf.transpose(moved, [0, 2, 3, 1]) + tf.random_uniform([n, 1, 1, 2], -shift, shift)
-    noise = tf.random_normal([n, 7, 7, 2], stddev=elastic)
-    return affine + tf.image.resize_bicubic(noise, [SIDE, SIDE], align_corners=True)
+    affine = tf.transpose(moved, [0, 2, 3, 1]) + shift * tf.random_uniform([n, 1, 1, 2], -1, 1)
+    return affine + elastic * tf.image.resize_bicubic(tf.random_normal([n, 7, 7, 2]), [SIDE, SIDE], align_corners=True)
 
 
 def warp(img, field):
@@ -268,15 +213,13 @@ def warp(img, field):
     return tf.reshape(tf.transpose(moved, [0, 2, 1]), [n * k, INPUT_NODE])
 
 
-def get_tfrecord(num, isTrain=True, data=DATA_PATH, distortions=None, strength=1.0, task=0, tasks=1):
+def get_tfrecord(num, isTrain=True, data=DATA_PATH, distortions=None, task=0, tasks=1):
     """Batches of the training set, shuffled, without end, or of the test set, in file order, once, through queues.
-
     Adds QueueRunners: start them with tf.train.start_queue_runners, after initialising the local variables.
 
     Args:
       num: pictures in a batch; only the last one of the test set may be smaller.
-      distortions: for training batches, the arguments of random_field; None leaves them as they are.
-      strength: what the distortions are multiplied by, a float or a scalar tensor.
+      distortions: for training batches, the arguments of random_field, floats or scalar tensors; None: none.
       task, tasks: of so many machines this one, from 0; each reads its own shards, or all where there are too few.
 
     Returns img_batch, float32 [num, 784], 0 = paper .. 1 = ink, and label_batch, float32 [num, classes], one-hot.
@@ -287,13 +230,11 @@ def get_tfrecord(num, isTrain=True, data=DATA_PATH, distortions=None, strength=1
     filename_queue = tf.train.string_input_producer(files, num_epochs=None if isTrain else 1, shuffle=isTrain)
     readers = [tf.TFRecordReader() for _ in files[: SHARDS_AT_ONCE if isTrain else 1]]
     records = [[reader.read_up_to(filename_queue, READ_AT_ONCE)[1]] for reader in readers]
-    room = 2 * max(num, READ_AT_ONCE)
+    room = MIN_AFTER_DEQUEUE * isTrain + 2 * max(num, READ_AT_ONCE)
     if isTrain:
-        room += MIN_AFTER_DEQUEUE
         serialized = tf.train.shuffle_batch_join(records, num, room, MIN_AFTER_DEQUEUE, enqueue_many=True)
     else:
         serialized = tf.train.batch(records[0], num, 1, room, enqueue_many=True, allow_smaller_final_batch=True)
-
     wanted = {"img_raw": tf.FixedLenFeature([], tf.string), "label": tf.FixedLenFeature([classes], tf.int64)}
     features = tf.parse_example(serialized, features=wanted)
     img, label = tf.decode_raw(features["img_raw"], tf.uint8), tf.cast(features["label"], tf.float32)
@@ -302,8 +243,7 @@ def get_tfrecord(num, isTrain=True, data=DATA_PATH, distortions=None, strength=1
     if not isTrain:
         return img, label
     if distortions:
-        img = warp(img, strength * random_field(num // math.gcd(num, SHARING), **distortions))
-    # The batches are made ahead of the training step by threads of their own.
+        img = warp(img, random_field(num // math.gcd(num, SHARING), **distortions))
     queue = tf.FIFOQueue(BATCHES_IN_STORE, [tf.float32, tf.float32], [[num, INPUT_NODE], [num, classes]])
     tf.train.add_queue_runner(tf.train.QueueRunner(queue, [queue.enqueue([img, label])] * BATCH_THREADS))
     tf.add_to_collection("queue_fill", queue.size() / BATCHES_IN_STORE)
@@ -315,7 +255,7 @@ def show(data, samples, names):
     cells = []
     for i, name in enumerate(names):
         first = [np.frombuffer(pixels, np.uint8) / 255 for pixels, label in samples if label == i][:10]
-        cells += [mnist_app.captioned(mnist_app.seen_by_network(pixels), name) for pixels in first]
+        cells += [mnist_app.seen_by_network(pixels, name) for pixels in first]
     mnist_app.save_picture(mnist_app.grid(cells, across=10), data / "contact-sheet.png")
     print(f"{data / 'contact-sheet.png'} shows the first pictures of each class as the network is given them")
 
@@ -331,8 +271,7 @@ def main():
     args = parser.parse_args()
     if max(len(args.train), len(args.test)) > 2 or (args.test and not args.train):
         parser.error("give --train PICTURES [LABELS], and perhaps --test PICTURES [LABELS]")
-
-    names = sub_folders(args.train[0]) if len(args.train) == 1 else class_names(args.data)
+    names = sorted({n for *_, n in listed_pictures(*args.train)}) if len(args.train) == 1 else class_names(args.data)
     if len(names) < 2:
         raise UserError(f"{args.train[0]} holds {len(names)} sub-folders: give one to each class, two or more.")
     for name in names:
@@ -351,8 +290,8 @@ def main():
             part.write_text("\n".join([*names, ""]), encoding="utf-8")
     write_tfrecords(args.data, TRAIN_SET, train, names, args.shards)
     write_tfrecords(args.data, TEST_SET, test, names, args.shards)
-    if args.train:
-        show(args.data, train, names)
+    mnist_app.write_familiar(args.data, train)
+    show(args.data, train, names)
 
 
 if __name__ == "__main__":

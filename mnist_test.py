@@ -1,23 +1,21 @@
-"""Watches the accuracy of a training: judges each new checkpoint on the test pictures (lecture 6.1).
+"""Watches the accuracy of a training: judges each new checkpoint on the test pictures, every 5 seconds (lecture 6.1).
 
-    python mnist_test.py                      # beside or after mnist_backward.py; Ctrl-C ends it
-    python mnist_test.py --once               # the newest checkpoint only
-    python mnist_test.py --once --look seen/  # and which pictures were wrong, and what is taken for what
-
-looks for a new checkpoint every 5 seconds and prints the accuracy of its averaged weights, 0.9935 or so in the end.
+python mnist_test.py                      # beside or after mnist_backward.py; Ctrl-C ends it
+python mnist_test.py --once               # the newest checkpoint only: test accuracy = 0.9935 or so in the end
+python mnist_test.py --once --look seen/  # and which pictures were wrong, and what is taken for what
 """
 
 import argparse
 import os
 import time
+from collections import namedtuple
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 import mnist_forward
-from mnist_app import captioned, grid, save_picture, seen_by_network, text_picture
-from mnist_forward import DATA_PATH, MODEL_SAVE_PATH, UserError, class_names, tf, whole
+from mnist_app import grid, save_picture, seen_by_network, text_picture
+from mnist_forward import DATA_PATH, MODEL_SAVE_PATH, MOVING_AVERAGE_DECAY, UserError, class_names, tf, whole
 from mnist_generateds import get_tfrecord
 
 TEST_INTERVAL_SECS = 5
@@ -25,29 +23,20 @@ TEST_BATCH = 1000  # pictures that the network sees at once; lecture: all 10,000
 MOST_SHOWN = 200  # wrong pictures on one sheet
 
 
-class Judged(NamedTuple):
-    """What a checkpoint says to each of n test pictures."""
-
-    step: int
-    truth: np.ndarray  # int [n], the classes
-    answers: np.ndarray  # int [n]
-    sureness: np.ndarray  # float32 [n], probability of the answer
-    wrong: np.ndarray  # float32 [m, 784], the pictures with a wrong answer
+# Of n test pictures classes and answers, int [n], their probabilities, float32 [n]; the wrong ones, float32 [m, 784].
+Judged = namedtuple("Judged", "path truth answers sureness wrong")
 
 
 def judge(model, saver, variables, batch):
-    """Judge the newest whole checkpoint of the folder `model`, on each test picture exactly once.
-
-    `batch` are the tensors of the next pictures, their labels and the network's probabilities.  Returns Judged, or None
-    where there is no checkpoint; raises UserError as mnist_forward.restore_newest, to which the rest goes.
-    """
+    """Judge the newest whole checkpoint of the folder `model` on each test picture exactly once, print its accuracy and
+    append it to TensorBoard's event file.  `batch` are the tensors of the next pictures, their labels and the network's
+    probabilities.  Returns Judged, or None where there is no checkpoint."""
     with tf.Session() as sess:  # a new session, so that the queue begins again at the first picture
         path = mnist_forward.restore_newest(sess, saver, variables, model)
         if path is None:
             return None
         sess.run(tf.local_variables_initializer())
-        parts = []
-        coord = tf.train.Coordinator()
+        parts, coord = [], tf.train.Coordinator()
         threads = tf.train.start_queue_runners(sess=sess, coord=coord)
         try:
             while True:
@@ -59,17 +48,14 @@ def judge(model, saver, variables, batch):
         finally:
             coord.request_stop()
             coord.join(threads)
-    return Judged(mnist_forward.stored_step(path), *map(np.concatenate, zip(*parts, strict=True)))
-
-
-def report(judged, model):
-    """Print the lecture's line, and append the accuracy to an event file for TensorBoard where that may be written."""
+    judged, step = Judged(path, *map(np.concatenate, zip(*parts, strict=True))), mnist_forward.stored_step(path)
     accuracy = float((judged.truth == judged.answers).mean())
-    print(f"After {judged.step} training step(s), test accuracy = {accuracy:g}", flush=True)
+    print(f"After {step} training step(s), test accuracy = {accuracy:g}", flush=True)
     if os.access(model, os.W_OK):
         events = tf.summary.FileWriterCache.get(str(model / "test"))
-        events.add_summary(tf.Summary(value=[tf.Summary.Value(tag="accuracy", simple_value=accuracy)]), judged.step)
+        events.add_summary(tf.Summary(value=[tf.Summary.Value(tag="accuracy", simple_value=accuracy)]), step)
         events.flush()
+    return judged
 
 
 def save_look(judged, names, folder):
@@ -78,19 +64,17 @@ def save_look(judged, names, folder):
     wrong = judged.truth != judged.answers
     mistakes = zip(judged.sureness[wrong], judged.truth[wrong], judged.answers[wrong], judged.wrong, strict=True)
     cells = [
-        captioned(seen_by_network(pixels), f"{names[truth]}, not {names[answer]} ({sure:.0%})")
+        seen_by_network(pixels, f"{names[truth]}, not {names[answer]} ({sure:.0%})")
         for sure, truth, answer, pixels in sorted(mistakes, key=lambda one: -one[0])[:MOST_SHOWN]
     ]
     save_picture(grid(cells or [text_picture("Nothing was wrong.", 200)], across=10), folder / "wrong.png")
-
     matrix = np.zeros((len(names), len(names)), int)
     np.add.at(matrix, (judged.truth, judged.answers), 1)
     rows = [["true\\said", *names], *([name, *counts] for name, counts in zip(names, matrix.tolist(), strict=True))]
-    most, cells = max(1, (matrix - np.diag(np.diag(matrix))).max()), []
-    for i, row in enumerate(rows):
-        for j, value in enumerate(row):
-            pale = 255 - 200 * value // most if i and j and i != j else 255
-            cells.append(text_picture(str(value), 60, ground=(255, pale, pale)))
+    mistaken = np.pad(matrix - np.diag(np.diag(matrix)), ((1, 0), (1, 0)))
+    pale = 255 - 200 * mistaken // max(1, mistaken.max())
+    grounds = [(255, level, level) for level in pale.ravel().tolist()]
+    cells = [text_picture(str(value), 60, ground=ground) for value, ground in zip(sum(rows, []), grounds, strict=True)]
     save_picture(grid(cells, across=len(rows)), folder / "confusion.png")
     width = max(len(str(value)) for row in rows for value in row) + 1
     with whole(folder / "confusion.txt") as part:
@@ -99,32 +83,28 @@ def save_look(judged, names, folder):
 
 def test(model, data, once=False, look=None):
     """Judge the newest checkpoint of the folder `model` and then, unless `once`, every new one, for ever; save in the
-    folder `look` what was wrong.
-
-    Returns what `judge` does.  Raises UserError as `judge` does, and where `once` finds no checkpoint.
-    """
+    folder `look` what was wrong.  Raises UserError as `judge`, and where `once` finds no checkpoint."""
     with tf.Graph().as_default():
         x, y_ = get_tfrecord(TEST_BATCH, isTrain=False, data=data)
         y = tf.nn.softmax(mnist_forward.forward(x, None, len(class_names(data))))
-        variables = mnist_forward.averaged_variables()
+        variables = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY).variables_to_restore()
         saver = tf.train.Saver(variables)
-        newest = judged = None
+        seen = set()
+        if not once and not mnist_forward.checkpoints(model):
+            print(f"No checkpoint in {model} yet: waiting for mnist_backward.py to save one.", flush=True)
         while True:
-            before, newest = newest, mnist_forward.checkpoints(model)[:1]
-            if newest and (newest != before or not judged):
+            newest = {*mnist_forward.checkpoints(model)[:1]}
+            if newest - seen:
                 mnist_forward.require_same_classes(model, data)
-                last, judged = judged, judge(model, saver, variables, [x, y_, y])
-                # The trainer may have saved since `newest` was looked up: that one was judged, then.
-                if judged and not (last and last.step == judged.step):
-                    report(judged, model)
-                    if look:
-                        save_look(judged, class_names(data), look)
-            elif not newest and before is None and not once:
-                print(f"No checkpoint in {model} yet: waiting for mnist_backward.py to save one.", flush=True)
-            if once and not judged:
+                judged = judge(model, saver, variables, [x, y_, y])
+                if judged:
+                    seen |= newest | {judged.path}  # a newer one, if that was saved meanwhile
+                if judged and look:
+                    save_look(judged, class_names(data), look)
+            if once and not seen:
                 raise UserError(f"{model} holds no checkpoint: run mnist_backward.py first.")
             if once:
-                return judged
+                return
             time.sleep(TEST_INTERVAL_SECS)
 
 

@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from conftest import run, run_with_small_disk, run_without_privileges, start, steps_printed
+from conftest import restore_newest, run, run_with_small_disk, run_without_privileges, start, steps_printed
 from test_generateds import idx_folder
 
 import mnist_forward
@@ -49,7 +49,6 @@ def test_a_training_prints_saves_judges_itself_and_goes_on_from_its_total(data, 
     assert steps_printed(said) == [20, 40, 60]
     assert "After 60 training step(s), loss on training batch is " in said
     assert "After 60 training step(s), test accuracy = 0." in said
-    assert "of 500 test pictures were wrong" in said
     assert stored_steps(tmp_path) == [60, 40, 20]
 
     said = train(data, tmp_path)
@@ -103,7 +102,7 @@ def test_a_second_trainer_on_the_same_folder_is_refused(data, tmp_path):
     said = train(data, tmp_path, status=1)
     process.kill()
     process.communicate()
-    assert "Another training holds" in said
+    assert "another training holds it" in said
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_good_checkpoint(data, model, tmp_path):
@@ -139,8 +138,7 @@ def test_the_newest_whole_checkpoint_is_taken(data, model, tmp_path, damage):
     damage_newest(copy, damage)
     with tf.Graph().as_default(), tf.Session() as sess:
         mnist_forward.forward(tf.zeros([1, 784]), None)
-        variables = mnist_forward.averaged_variables()
-        path = mnist_forward.restore_newest(sess, tf.train.Saver(variables), variables, copy)
+        path = restore_newest(sess, copy)
     assert mnist_forward.stored_step(path) == (600 if damage == "state missing" else 400)
 
 

@@ -91,9 +91,9 @@ LABELS = "train-labels-idx1-ubyte.gz"
         (IMAGES, lambda whole: whole[:-20], "no whole gzipped IDX file"),
         (IMAGES, lambda whole: whole[:40] + b"\0\1\2" + whole[43:], "no whole gzipped IDX file"),
         (IMAGES, lambda whole: b"plain text", "no whole gzipped IDX file"),
-        (IMAGES, lambda whole: gzip.compress(b"\0\0\x08\x01" + gzip.decompress(whole)[4:]), "it starts with 00000801"),
+        (IMAGES, lambda whole: gzip.compress(b"\0\0\x08\x01" + gzip.decompress(whole)[4:]), "magic number is 0x801"),
         (IMAGES, lambda whole: gzip.compress(gzip.decompress(whole)[:-1]), "array of size 3919 into shape"),
-        (IMAGES, lambda whole: gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 5, 7, 112) + bytes(3920)), "7x112"),
+        (IMAGES, lambda whole: gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 5, 7, 112) + bytes(3920)), "7, 112"),
         (LABELS, lambda whole: gzip.compress(struct.pack(">4BI", 0, 0, 8, 1, 4) + bytes(4)), "5 pictures, .* 4 labels"),
         (LABELS, lambda whole: gzip.compress(struct.pack(">4BI", 0, 0, 8, 1, 5) + bytes([9, 9, 9, 9, 10])), "label 10"),
     ],
@@ -313,7 +313,7 @@ def test_distortions_of_no_strength_change_nothing(data, digits):
 
 def test_distorted_batches_keep_shape_range_and_labels(data, digits):
     ((images, labels), _) = digits
-    [(pictures, classes)] = batches(data, 40, 1, distortions=STRENGTH, strength=0.3)
+    [(pictures, classes)] = batches(data, 40, 1, distortions={name: 0.3 * most for name, most in STRENGTH.items()})
     assert pictures.shape == (40, 784)
     assert pictures.min() >= 0 and pictures.max() <= 1
     known = images[:TRAIN].reshape(TRAIN, 784).astype("f") / 255

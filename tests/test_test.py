@@ -7,7 +7,7 @@ import types
 import long_polls
 import numpy as np
 import pytest
-from conftest import TEST, run, start
+from conftest import TEST, restore_newest, run, start
 from PIL import Image
 
 import mnist_forward
@@ -96,8 +96,7 @@ def test_a_checkpoint_deleted_before_it_is_read_is_no_error(data, model, tmp_pat
     monkeypatch.setattr(mnist_forward, "checkpoints", lambda folder: next(answers, None) or real(folder))
     with tf.Graph().as_default(), tf.Session() as sess:
         mnist_forward.forward(tf.zeros([1, 784]), None)
-        variables = mnist_forward.averaged_variables()
-        path = mnist_forward.restore_newest(sess, tf.train.Saver(variables), variables, copy)
+        path = restore_newest(sess, copy)
     assert mnist_forward.stored_step(path) == 400
     assert capsys.readouterr().err == "", "no damage is reported"
 
