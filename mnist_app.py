@@ -62,7 +62,7 @@ MOST_STROKES = 300  # a sheet of ten rows of ten digits, each in three strokes
 # No digit.
 LEAST_SURE = 0.5  # of 439 real digits three got less than 0.6, so this refuses hardly one, but few letters, too
 STRANGE = 0.002  # of the training digits lie so far from the rest: further off refuses nine of ten drawings
-FAMILIAR, FAMILIAR_SAMPLES = "outlines.npz", 20000  # of the training set, beside its records and the checkpoints
+FAMILIAR, FAMILIAR_SAMPLES = "outlines.npz", 20000  # outlines of so many, beside the records and the checkpoints
 # [28, 14]: the triangle filter that halves a side; without its blur a line beside a line would be no likeness at all.
 HALF = np.maximum(0, 1 - np.abs(np.arange(SIDE)[:, None] - (2 * np.arange(SIDE // 2) + 0.5)) / 2).astype(np.float32)
 NO_DIGIT = "shows no digit: write larger or with a darker pen."
@@ -175,7 +175,8 @@ def threshold(contrast):
 
 
 def label(mask):
-    """(labels int32 [h, w], 0 = paper; boxes int [n, 4] as a Digit's; areas int [n]) of the pieces of mask [h, w]."""
+    """The pieces of mask [h, w] that are connected, also at corners: (labels int32 [h, w], 0 = none; boxes int [n, 4],
+    left, top, right, bottom; areas int [n])."""
     padded = np.pad(mask, ((0, 1), (1, 1)))
     ink, stride = np.flatnonzero(padded), padded.shape[1]
     number = np.cumsum(np.diff(ink, prepend=-1) > 1)  # each level run of ink is a piece at first
@@ -220,7 +221,7 @@ def ruling(mask):
 
 
 def strokes(contrast, level):
-    """(labels, boxes, areas, keep): the pieces of ink, keep bool [n] where one may be a digit's; else PictureError."""
+    """(labels, boxes, areas, keep): the pieces of ink, keep bool [n] if it may be a digit's; PictureError if none."""
     labels, boxes, areas = label(contrast > level)
     mask = ~np.concatenate([[True], round_the_paper(labels, boxes, areas)])[labels]  # 0 is the paper itself
     labels, boxes, areas = label(mask & ~ruling(mask) & ~ruling(mask.T).T)
@@ -258,10 +259,10 @@ def is_sharp(contrast, labels, areas):
     """bool [n]: pieces whose outline is a small step from paper to ink, unlike a shadow's."""
     mask, count = labels > 0, len(areas) + 1
     y, x = np.nonzero(mask & ~running(np.minimum, mask, 3))
-    step = max(3, round(SOFT * min(labels.shape)))
+    step, piece = max(3, round(SOFT * min(labels.shape))), labels[y, x]
     padded = np.pad(contrast, step, mode="edge")
     around = [padded[y + down, x + right] for down in (0, step, 2 * step) for right in (0, step, 2 * step)]
-    steps, outline = (np.bincount(labels[y, x], weights, count)[1:] for weights in (np.ptp(around, axis=0), None))
+    steps, outline = np.bincount(piece, np.ptp(around, axis=0), count)[1:], np.bincount(piece, minlength=count)[1:]
     ink = np.bincount(labels[mask], contrast[mask], count)[1:]
     return steps * areas > SHARP * ink * outline  # in the mean of each
 
@@ -296,10 +297,9 @@ def reading_order(boxes):
     """The order of boxes [n, 4]: rows top to bottom, left to right in each."""
     rows, middle, half = [], (boxes[:, 1] + boxes[:, 3]) / 2, (boxes[:, 3] - boxes[:, 1]) / 2
     for i in np.argsort(boxes[:, 0]):
-        for row in rows:  # each may lean: its last digit is the neighbour
-            if abs(middle[i] - middle[row[-1]]) <= max(half[i], half[row[-1]]):
-                row.append(i)
-                break
+        row = min(rows, key=lambda row: abs(middle[i] - middle[row[-1]]), default=[i])  # it may lean: by its last
+        if row[-1] != i and abs(middle[i] - middle[row[-1]]) <= max(half[i], half[row[-1]]):
+            row.append(i)
         else:
             rows.append([i])
     return [i for row in sorted(rows, key=lambda row: middle[row].mean()) for i in row]
@@ -315,8 +315,7 @@ def stroke_width(mask):
 def mend_thickness(ink):
     """ink [h, w] at FINE resolution with strokes no thinner and no thicker than MNIST's."""
     width = stroke_width(ink > 0.5) / FINE
-    # Without a step at THIN: two pictures of a digit stay alike.
-    wanted = min(MIDDLING, 2 * THIN - width) if width < THIN else min(width, THICK)
+    wanted = min(MIDDLING, 2 * THIN - width) if width < THIN else min(width, THICK)  # without a step at THIN
     extreme = np.maximum if wanted > width else np.minimum
     radius = abs(wanted - width) / 2 * FINE  # by so many pixels on every side, in octagons
     for left in np.arange(radius, 0, -1):
@@ -510,9 +509,9 @@ def read_pictures(paths, model):
 
 
 def text_picture(text, width, size=13, ground="white"):
-    """The text as an RGB picture `width` wide, or as wide as its longest word, in as many lines as that takes."""
+    """The text as an RGB picture, in lines of about `width` pixels: of that width, or of its widest line's."""
     font = ImageFont.load_default(size)
-    lines = textwrap.fill(text, max(1, int(1.8 * width / size))).replace("\xa0", " ")  # no place to break a line
+    lines = textwrap.fill(text, max(1, 2 * width // size)).replace("\xa0", " ")  # no place to break a line
     right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((2, 2), lines, font)[2:]
     image = Image.new("RGB", (max(width, int(right) + 2), int(bottom) + 4), ground)
     ImageDraw.Draw(image).multiline_text((2, 2), lines, "black", font)
@@ -568,16 +567,16 @@ def draw_answer(answer):
 
 def album(answers, folder):
     """Yield the answers on, and save a picture of each in `folder`, and a contact sheet of every 60 of them."""
-    first = 1
-    while page := list(itertools.islice(answers, 60)):
+    for first in itertools.count(1, 60):
         cells = []
-        for number, answer in enumerate(page, first):
+        for number, answer in enumerate(itertools.islice(answers, 60), first):
             save_picture(draw_answer(answer), folder / f"{number:04d}-{Path(answer.path).stem[:80]}.png")
             caption = text_picture(f"{Path(answer.path).name[-60:]}: {answer}", 200)
             cells.append(grid([boxed_photo(answer, 200), caption], across=1))
+            yield answer
+        if not cells:
+            return
         save_picture(grid(cells, across=6), folder / f"contact-sheet-{first:04d}.png")
-        yield from page
-        first += 60
 
 
 def given_path(text):
@@ -627,6 +626,8 @@ def main():
     parser.add_argument("--look", type=Path, metavar="DIR", help="save there what was found, seen and answered")
     parser.add_argument("--export", type=Path, metavar="DIR", help="write the network there as a SavedModel, and end")
     args = parser.parse_args()
+    if args.export and (args.pictures or args.look):
+        parser.error("--export reads no pictures: give it alone")
     if args.export:
         return export_model(args.model, args.export)
     if not args.pictures:

@@ -52,10 +52,13 @@ def only_trainer(args):
         why = "another training holds it" if "locked" in str(error) else error
         raise UserError(f"{args.model} can't be written to ({why}): name another --model.") from None
     with contextlib.closing(lock):
+        mnist_generateds.record_files(args.data, mnist_generateds.TEST_SET)  # what the run ends on
         remove_unfinished(args.model)
         begun = mnist_forward.checkpoints(args.model)
         if begun:
             mnist_forward.require_same_classes(args.model, args.data)
+        if not (args.data / mnist_app.FAMILIAR).exists():
+            print(f"{args.data} has no {mnist_app.FAMILIAR} of mnist_generateds.py: the app will refuse less.")
         for name in (mnist_forward.CLASSES, mnist_app.FAMILIAR):
             if (args.data / name).exists():
                 with mnist_forward.whole(args.model / name) as part:
@@ -232,7 +235,6 @@ def main():
     # Another seed after each checkpoint: a training killed again and again would else see its first batches each time.
     step = max(map(mnist_forward.stored_step, mnist_forward.checkpoints(args.model)), default=0)
     tf.set_random_seed(args.seed + step + (0 if job == "chief" else 1 + index))
-    mnist_generateds.record_files(args.data, mnist_generateds.TEST_SET)  # what the run ends on
     with only_trainer(args) if job == "chief" else contextlib.nullcontext():
         caught = backward_in_cluster(args, spec, job, index) if spec else backward(args)
     if caught:
@@ -242,7 +244,6 @@ def main():
         signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing to save any more
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         mnist_test.test(args.model, args.data, once=True)
-    return 0
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ def run(main):
     except UserError as error:
         sys.exit(str(error))
     except OSError as error:
-        sys.exit(f"{error.filename or 'Output'}: {error.strerror or error}; make room or name another file or folder.")
+        cure = "name another file or folder" if error.filename else "make room"
+        sys.exit(f"{error.filename or 'Output'}: {error.strerror or error}; {cure}.")
     except tf.errors.OpError as error:  # also what a queue thread met, from coord.join
         sys.exit(f"TensorFlow stopped: {cause(error)}; put that right and run again.")
     except KeyboardInterrupt:
@@ -131,8 +132,9 @@ def require_same_classes(model, data):
 
 
 def stored_step(checkpoint):
-    """The training step that a checkpoint's name ends in: `model/mnist_model-2000` -> 2000."""
-    return int(checkpoint.rpartition("-")[2])
+    """The training step that a checkpoint's name ends in, `model/mnist_model-2000` -> 2000, or 0."""
+    found = re.search(r"-(\d+)$", checkpoint)
+    return int(found[1]) if found else 0
 
 
 def checkpoints(model):
@@ -150,7 +152,7 @@ def checkpoints(model):
     named = [ckpt.model_checkpoint_path, *reversed(ckpt.all_model_checkpoint_paths)] if ckpt else []
     found = [path.stem for path in Path(model).glob(f"{MODEL_NAME}-*.index") if re.search(r"-\d+$", path.stem)]
     names = [os.path.basename(path) for path in named] + sorted(found, key=stored_step, reverse=True)
-    return [str(Path(model) / name) for name in dict.fromkeys(names) if re.search(r"-\d+$", name)]
+    return [str(Path(model) / name) for name in dict.fromkeys(names)]
 
 
 def restore_newest(sess, saver, variables, model):
@@ -165,8 +167,8 @@ def restore_newest(sess, saver, variables, model):
                 for name, variable in sorted(variables.items()):
                     theirs, ours = stored.get(name, "missing"), variable.shape.as_list()
                     if theirs != ours:
-                        other = f"{path} is another network's or another program's"
-                        raise UserError(f"{other}, {name!r} is {theirs} there and {ours} here: name another --model.")
+                        which = f"{path} is another network's or another program's"
+                        raise UserError(f"{which}, {name!r} is {theirs} there and {ours} here: name another --model.")
                 saver.restore(sess, path)
             except (tf.errors.OpError, ValueError, RuntimeError):
                 damaged += [path] if os.path.exists(f"{path}.index") else []  # or a trainer has deleted it meanwhile

@@ -4,9 +4,9 @@
     python mnist_generateds.py --data my_data --train letters/  # from a folder with a sub-folder of pictures per class
     python mnist_generateds.py --train pictures/ labels.txt --test more/ more.txt
 
-writes `mnist_train.tfrecords` (of MNIST 60,000 records, 51 MB) and `mnist_test.tfrecords` (10,000), each a
-tf.train.Example with the lecture's two features: `img_raw`, 784 bytes, 0 = paper .. 255 = ink, and `label`, int64,
-one-hot.  `mnist_backward.py` and `mnist_test.py` read them with `get_tfrecord`.
+writes `mnist_train.tfrecords` (of MNIST 60,000 records, 51 MB), `mnist_test.tfrecords` (10,000), `contact-sheet.png`,
+`outlines.npz` and the names of the classes.  A record is one tf.train.Example with the lecture's two features:
+`img_raw`, 784 bytes, 0 = paper .. 255 = ink, and `label`, int64, one-hot.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def idx_samples(folder, prefix, names):
     """[(784 bytes, class int), ...] from the pair of IDX files of `prefix`, "train" or "t10k"."""
     files = [folder / f"{prefix}-images-idx3-ubyte.gz", folder / f"{prefix}-labels-idx1-ubyte.gz"]
     images, labels = read_idx(files[0], 3), read_idx(files[1], 1)
-    if len(images) != len(labels):
+    if len(images) != len(labels) or not len(labels):
         raise UserError(f"{files[0]} holds {len(images)} pictures, {files[1]} {len(labels)} labels: copy both.")
     if labels.max(initial=0) >= len(names):
         most = f"the label {labels.max()}, the largest of {len(names)} classes is {len(names) - 1}"
@@ -79,12 +79,13 @@ def listed_pictures(folder, label_file=None):
 def picture_samples(names, folder, label_file=None):
     """[(784 bytes, class int), ...], in random order, of the pictures of a folder; UserError names all that are bad.
     A picture of 28x28 that is light on dark is taken as it is, like the lecture's; any other goes through `pre_pic`."""
-    listed, samples, complaints = listed_pictures(folder, label_file), [], []
-    progress = tf.keras.utils.Progbar(len(listed), verbose=sys.stdout.isatty(), unit_name="picture")
-    for place, path, label in listed:
+    listed, samples = listed_pictures(folder, label_file), []
+    known, none = [one for one in listed if one[2] in names], f"is none of the {len(names)} classes"
+    unknown = [f"{place}{label!r} {none} {names[0]} .. {names[-1]}" for place, _, label in listed if label not in names]
+    complaints = list(dict.fromkeys(unknown))
+    progress = tf.keras.utils.Progbar(len(known), verbose=sys.stdout.isatty(), unit_name="picture")
+    for place, path, label in known:
         try:
-            if label not in names:
-                raise PictureError(f"is given none of the {len(names)} classes {names[0]} .. {names[-1]}")
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise PictureError(f"leads out of {folder}")
             grey = mnist_app.open_picture(path).mean(axis=2)
@@ -172,7 +173,7 @@ def count_records(path):
 
 
 def record_files(data, name):
-    """(paths, number of records) of the TFRecord files of a set, each looked at by count_records, which see."""
+    """(paths, number of records) of the TFRecord files of a set; UserError if one is missing, or as count_records."""
     paths = present_files(data, name) or [Path(data) / f"{name}.tfrecords"]
     together = int(paths[0].stem[-5:]) if "-of-" in paths[0].stem else 1
     if len(paths) != together or len({path.stem[-9:] for path in paths}) > 1:
@@ -184,7 +185,7 @@ def random_field(n, *, rotation, shear, scale, shift, elastic):
     """Displacements of n random maps: float32 [n, 28, 28, 2], (down, right) in pixels.
     Each is affine about the centre, drawn evenly from -x..x: rotation in degrees, shear as a slope, scale as a share,
     shift in pixels; and elastic (Simard 2003): bicubic between 7x7 points of normal noise, in pixels."""
-    most = (math.radians(1) * rotation, shear, scale, scale)
+    most = (math.radians(1) * rotation, shear, scale, scale)  # which may be tensors
     angle, slope, taller, wider = (x * tf.random_uniform([n], -1, 1) for x in most)
     sin, cos = tf.sin(angle), tf.cos(angle)
     down = tf.stack([cos + slope * sin, sin], axis=1) / (1 + taller)[:, None]
@@ -254,8 +255,8 @@ def show(data, samples, names):
     """Save contact-sheet.png in the folder `data`: ten pictures of each class, as the network is given them."""
     cells = []
     for i, name in enumerate(names):
-        first = [np.frombuffer(pixels, np.uint8) / 255 for pixels, label in samples if label == i][:10]
-        cells += [mnist_app.seen_by_network(pixels, name) for pixels in first]
+        first = itertools.islice((pixels for pixels, label in samples if label == i), 10)
+        cells += [mnist_app.seen_by_network(np.frombuffer(pixels, np.uint8) / 255, name) for pixels in first]
     mnist_app.save_picture(mnist_app.grid(cells, across=10), data / "contact-sheet.png")
     print(f"{data / 'contact-sheet.png'} shows the first pictures of each class as the network is given them")
 
@@ -288,9 +289,9 @@ def main():
             path.unlink()  # or those of the old classes would stand under the new names
         with whole(args.data / mnist_forward.CLASSES) as part:
             part.write_text("\n".join([*names, ""]), encoding="utf-8")
+    mnist_app.write_familiar(args.data, train)
     write_tfrecords(args.data, TRAIN_SET, train, names, args.shards)
     write_tfrecords(args.data, TEST_SET, test, names, args.shards)
-    mnist_app.write_familiar(args.data, train)
     show(args.data, train, names)
 
 

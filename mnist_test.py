@@ -23,7 +23,7 @@ TEST_BATCH = 1000  # pictures that the network sees at once; lecture: all 10,000
 MOST_SHOWN = 200  # wrong pictures on one sheet
 
 
-# Of n test pictures classes and answers, int [n], their probabilities, float32 [n]; the wrong ones, float32 [m, 784].
+# A checkpoint's path; of n test pictures the classes, answers and their probabilities, [n]; the wrong ones, [m, 784].
 Judged = namedtuple("Judged", "path truth answers sureness wrong")
 
 
@@ -83,7 +83,7 @@ def save_look(judged, names, folder):
 
 def test(model, data, once=False, look=None):
     """Judge the newest checkpoint of the folder `model` and then, unless `once`, every new one, for ever; save in the
-    folder `look` what was wrong.  Raises UserError as `judge`, and where `once` finds no checkpoint."""
+    folder `look` what was wrong.  Raises UserError as restore_newest, and where `once` finds no checkpoint."""
     with tf.Graph().as_default():
         x, y_ = get_tfrecord(TEST_BATCH, isTrain=False, data=data)
         y = tf.nn.softmax(mnist_forward.forward(x, None, len(class_names(data))))
@@ -98,9 +98,9 @@ def test(model, data, once=False, look=None):
                 mnist_forward.require_same_classes(model, data)
                 judged = judge(model, saver, variables, [x, y_, y])
                 if judged:
-                    seen |= newest | {judged.path}  # a newer one, if that was saved meanwhile
-                if judged and look:
-                    save_look(judged, class_names(data), look)
+                    seen = newest | {judged.path}  # a newer one, if that was saved meanwhile
+                    if look:
+                        save_look(judged, class_names(data), look)
             if once and not seen:
                 raise UserError(f"{model} holds no checkpoint: run mnist_backward.py first.")
             if once:
@@ -114,8 +114,7 @@ def main():
     parser.add_argument("--model", type=Path, default=MODEL_SAVE_PATH, help="folder of the checkpoints (%(default)s)")
     parser.add_argument("--once", action="store_true", help="judge the newest checkpoint and end")
     parser.add_argument("--look", type=Path, metavar="DIR", help="save there what was wrong and the confusion matrix")
-    args = parser.parse_args()
-    test(args.model, args.data, args.once, args.look)
+    test(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ def test_from_a_read_only_folder_is_read_and_nothing_is_trained(data, model, dig
     assert done.returncode == 0 and "1.png: 1 (" in done.stdout, done.stderr
     for script, options, cure in (
         ("mnist_backward.py", given, "can't be written to"),
-        ("mnist_generateds.py", given[:2], "make room or name another --data"),
+        ("mnist_generateds.py", given[:2], "name another"),
     ):
         done = run_without_privileges(script, *options)
         assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -76,12 +76,13 @@ def test_another_network_is_refused_with_what_differs(tmp_path):
         restored(tmp_path)
 
 
-def test_a_checkpoint_without_a_step_is_none(tmp_path):
+def test_a_checkpoint_without_a_step_is_of_step_0(tmp_path):
     train_like_the_lecture(tmp_path)
     for path in tmp_path.glob("mnist_model-*"):
         path.rename(tmp_path / path.name.replace("mnist_model-49001", "model.ckpt"))
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt"\n')
-    assert restored(tmp_path) == (None, None)
+    path, _ = restored(tmp_path)
+    assert path == str(tmp_path / "model.ckpt") and mnist_forward.stored_step(path) == 0
 
 
 def test_another_program_s_checkpoint_is_refused(tmp_path):

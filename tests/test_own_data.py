@@ -83,11 +83,11 @@ def test_other_classes_are_refused_with_both_numbers(shapes, model):
 def test_a_sub_folder_that_is_no_class_and_a_bad_picture_are_named(pictures, tmp_path):
     more = shutil.copytree(pictures, tmp_path / "more")
     (more / "wave").rename(more / "flag")
-    (more / "cross" / "text.png").write_text("no picture")
+    (more / "house" / "text.png").write_text("no picture")
     data = tmp_path / "data"
     said = run("mnist_generateds.py", "--data", data, "--train", pictures, "--test", more, status=1)
     assert (
-        f"{more / 'flag' / '00.png'} is given none of the 3 classes cross .. wave" in said
+        said.count("'flag' is none of the 3 classes cross .. wave") == 1
         and "text.png can't be read (cannot identify image)" in said
     )
     assert not data.exists()
