@@ -65,6 +65,7 @@ STRANGE = 0.002  # of the training digits lie so far from the rest: further off 
 FAMILIAR, FAMILIAR_SAMPLES = "outlines.npz", 20000  # outlines of so many, beside the records and the checkpoints
 # [28, 14]: the triangle filter that halves a side; without its blur a line beside a line would be no likeness at all.
 HALF = np.maximum(0, 1 - np.abs(np.arange(SIDE)[:, None] - (2 * np.arange(SIDE // 2) + 0.5)) / 2).astype(np.float32)
+PLACES = [(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)]  # a digit moved by a pixel is the same digit: their mean errs less
 NO_DIGIT = "shows no digit: write larger or with a darker pen."
 
 
@@ -281,8 +282,7 @@ def group(boxes, areas, keep):
     widths, heights = (boxes[pieces, 2:] - boxes[pieces, :2]).T
     digit = digit_height(heights, areas[pieces])
     near, far = boxes[pieces, :2], boxes[pieces, 2:]
-    # The gaps between each two of them, negative where they overlap.
-    across, down = np.moveaxis(np.maximum(near[:, None], near) - np.minimum(far[:, None], far), 2, 0)
+    across, down = np.moveaxis(np.maximum(near[:, None], near) - np.minimum(far[:, None], far), 2, 0)  # < 0: overlap
     big = heights >= FRAGMENT * digit
     distance = np.where(big, np.maximum(across, 0) + np.maximum(down, 0), np.inf)
     owner = np.where(big, np.arange(len(pieces)), distance.argmin(1))
@@ -491,7 +491,9 @@ def read_picture(path, model):
     except PictureError as error:
         return Answer(path, error=str(error))
     pixels = np.stack([digit.pixels for digit in digits])
-    probabilities, names = probabilities_of(pixels, model), class_names(model)
+    places = np.concatenate([np.roll(pixels.reshape(-1, SIDE, SIDE), by, (1, 2)) for by in PLACES])
+    each = probabilities_of(places.reshape(-1, INPUT_NODE), model).reshape(len(PLACES), len(digits), -1)
+    probabilities, names = each.mean(axis=0), class_names(model)
     surest = probabilities.max(axis=1)
     doubtful = (surest < LEAST_SURE) | are_strange(pixels, probabilities.argmax(axis=1), model)
     error = "shows nothing that is clearly a digit: write larger, or one digit apart from the other."

@@ -88,7 +88,6 @@ def training_graph(args, task=0, tasks=1):
         step = tf.assign_add(global_step, 1, use_locking=True)
     with tf.control_dependencies([step]):
         train_op = ema.apply(tf.trainable_variables())
-
     fill = tf.get_collection("queue_fill")[0]
     for name, value in (("loss", loss), ("learning_rate", learning_rate), ("queue_fill", fill)):
         tf.summary.scalar(name, value)

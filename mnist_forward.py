@@ -138,11 +138,8 @@ def stored_step(checkpoint):
 
 
 def checkpoints(model):
-    """Paths of the checkpoints in the folder `model`, the newest first; [] where there is none.
-
-    The file `checkpoint` says which is the newest (lecture 6.1), with paths from before the folder was moved, perhaps;
-    by their names alone come those that it does not name, for the day it is lost or names one that was damaged.
-    """
+    """Paths of the checkpoints in the folder `model`, newest first: those in the file `checkpoint` (lecture 6.1), with
+    paths that may be from before a move, then by name alone, for the day that file is lost or names a damaged one."""
     if re.search(r"[*?\[]", str(model)):
         raise UserError(f"{model} has one of * ? [ in its path, which TensorFlow takes for a pattern: rename it.")
     try:

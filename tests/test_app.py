@@ -165,12 +165,29 @@ def test_an_unsure_network_gets_a_sentence_but_one_unsure_digit_of_a_number_does
     for name, first, refused in (("1", 0.7, False), ("1", 0.4, True), ("number", 0.4, False)):
 
         def probabilities_of(pictures, model, first=first):
-            sure = np.array([first, *[0.9] * (len(pictures) - 1)])[:, None]
+            sure = np.full([5, len(pictures) // 5], 0.9)
+            sure[:, 0] = first  # of the first digit, in all five places
+            sure = sure.reshape(-1, 1)
             return np.hstack([sure, np.repeat((1 - sure) / 9, 9, axis=1)])
 
         monkeypatch.setattr(mnist_app, "probabilities_of", probabilities_of)
         [answer] = mnist_app.read_pictures([PIC / f"{name}.png"], model)
         assert ("nothing that is clearly a digit" in answer.error) == refused
+
+
+def test_the_answer_is_the_mean_over_the_digit_and_its_places_a_pixel_off(model, monkeypatch):
+    seen = []
+
+    def probabilities_of(pictures, model):
+        seen.extend(pictures.reshape(-1, 28, 28))
+        return np.array([[0.1, 0.9, 0.0], *[[0.4, 0.0, 0.6]] * 4])
+
+    monkeypatch.setattr(mnist_app, "probabilities_of", probabilities_of)
+    monkeypatch.setattr(mnist_app, "are_strange", lambda pictures, answers, model: np.zeros(len(pictures), bool))
+    [answer] = mnist_app.read_pictures([PIC / "7.png"], model)
+    assert answer.number == "2" and answer.probability == pytest.approx(4 * 0.6 / 5)
+    places = {tuple(np.argwhere(picture > 0.5).mean(0) - np.argwhere(seen[0] > 0.5).mean(0)) for picture in seen}
+    assert {tuple(np.rint(place).astype(int)) for place in places} == {(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)}
 
 
 def test_hardly_a_real_digit_is_taken_for_none(knowing_model, digits):
