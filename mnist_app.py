@@ -1,9 +1,10 @@
-"""Reads pictures of handwritten digits with the newest checkpoint in model/ (lecture 6.1): a photo in, the number out.
+"""Reads pictures of handwritten digits (lecture 6.1): a photo in, the number out.
+It restores the newest checkpoint in model/ once, after mnist_backward.py has trained it.
 
-python mnist_app.py                       # asks, as the lecture does, how many pictures and for their paths
-python mnist_app.py pic/*.png             # one line a picture: path, number, probability
-python mnist_app.py --json pic/           # the same for programs, one JSON object a line
-python mnist_app.py --look seen/ pic/     # and pictures of what was found, what the network saw, what it answered
+    python mnist_app.py                       # asks, as the lecture does, how many pictures and for their paths
+    python mnist_app.py pic/*.png             # one line a picture: path, number, probability
+    python mnist_app.py --json pic/           # the same for programs, one JSON object a line
+    python mnist_app.py --look seen/ pic/     # and pictures of what was found, what the network saw, what it answered
 """
 
 import argparse
