@@ -160,6 +160,15 @@ def test_most_letters_and_drawings_get_a_sentence(knowing_model, tmp_path):
     assert len(refused) >= 7, done.stdout
 
 
+def test_answers_are_not_held_back_for_their_pictures(tmp_path):
+    def answers():
+        yield mnist_app.Answer(str(PIC / "1.png"), error="first")
+        raise AssertionError("asked for the second before the first was passed on")
+
+    assert next(mnist_app.album(answers(), tmp_path / "look")).error == "first"
+    assert (tmp_path / "look" / "0001-1.png").exists()
+
+
 def test_an_unsure_network_gets_a_sentence_but_one_unsure_digit_of_a_number_does_not(model, monkeypatch):
     monkeypatch.setattr(mnist_app, "are_strange", lambda pictures, answers, model: np.zeros(len(pictures), bool))
     for name, first, refused in (("1", 0.7, False), ("1", 0.4, True), ("number", 0.4, False)):

@@ -109,6 +109,12 @@ def test_a_bad_idx_file_is_refused(tmp_path, digits, name, damage, sentence):
         mnist_generateds.idx_samples(tmp_path, "train", DIGITS)
 
 
+def test_idx_files_of_no_picture_are_refused(tmp_path, digits):
+    (_, (images, labels)) = digits
+    with pytest.raises(UserError, match="holds 0 pictures"):
+        mnist_generateds.idx_samples(idx_folder(tmp_path, images[:0], labels[:0]), "train", DIGITS)
+
+
 def picture_folder(folder, digits):
     """The lecture's form: a light-on-dark JPEG, a photo-like PNG, and the lines that name them."""
     (_, (images, _)) = digits

@@ -193,6 +193,21 @@ def test_rows_are_read_from_left_to_right_then_down():
         assert abs(digit.box[0] - left) < 20 and abs(digit.box[1] - top) < 20
 
 
+def test_a_digit_belongs_to_the_nearest_of_close_rows_that_lean():
+    rng, right = np.random.default_rng(0), 0
+    for _ in range(300):
+        boxes = []
+        for row in range(3):
+            left = rng.uniform(0, 400)
+            for _ in range(6):
+                high, wide = rng.uniform(75, 100), rng.uniform(30, 70)
+                middle = 110 * row - 0.12 * left + rng.uniform(-8, 8)
+                boxes.append((left, middle - high / 2, left + wide, middle + high / 2))
+                left += wide + rng.uniform(20, 160)
+        right += mnist_app.reading_order(np.array(boxes)) == list(range(len(boxes)))
+    assert right >= 299, "in the first row that is near enough it would be 295"
+
+
 def test_a_stroke_that_fades_keeps_its_pale_end(two):
     fading = np.linspace(1, 0.45, 300, dtype=np.float32)[:, None]
     assert alike(only(on_paper(drawn(TWO) * fading)), two) > 0.97

@@ -86,6 +86,20 @@ def test_a_checkpoint_is_judged_only_once(data, model, monkeypatch, capsys):
     assert capsys.readouterr().out.count("test accuracy") == 1
 
 
+def test_a_step_that_was_trained_anew_is_judged_again(data, model, tmp_path, monkeypatch, capsys):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    steps = iter([400, 600])
+
+    def instead_of_sleeping(_seconds):
+        (copy / "checkpoint").write_text(f'model_checkpoint_path: "mnist_model-{next(steps)}"\n')
+
+    monkeypatch.setattr(mnist_test, "time", types.SimpleNamespace(sleep=instead_of_sleeping))
+    with pytest.raises(StopIteration):
+        mnist_test.test(copy, data)
+    said = capsys.readouterr().out
+    assert said.count("After 600 training") == 2 and said.count("After 400 training") == 1
+
+
 def test_a_checkpoint_deleted_before_it_is_read_is_no_error(data, model, tmp_path, monkeypatch, capsys):
     copy = shutil.copytree(model, tmp_path / "copy")
     listed = mnist_forward.checkpoints(copy)
