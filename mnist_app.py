@@ -1,23 +1,25 @@
 """Reads pictures of handwritten digits (lecture 6.1): a photo in, the number out.
-It restores the newest checkpoint in model/ once, after mnist_backward.py has trained it.
+
+Run mnist_backward.py first: the newest checkpoint in model/ is restored once.
 
     python mnist_app.py                       # asks, as the lecture does, how many pictures and for their paths
-    python mnist_app.py pic/*.png             # one line a picture: path, number, probability
+    python mnist_app.py pic/*.png             # one line a picture: path, number, confidence
     python mnist_app.py --json pic/           # the same for programs, one JSON object a line
     python mnist_app.py --look seen/ pic/     # and pictures of what was found, what the network saw, what it answered
+
+The file goes from the outside to the inside: conversation and command line; `pre_pic` and `restore_model`; opening a
+picture; finding the digits in it; MNIST's form for each of them; what is no digit; pictures of the answer.
 """
 
 import argparse
 import functools
 import glob
-import itertools
 import json
 import os
 import re
 import tempfile
 import textwrap
 import warnings
-from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -26,599 +28,62 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 import mnist_forward
-from mnist_forward import INPUT_NODE, MODEL_SAVE_PATH, MOVING_AVERAGE_DECAY, UserError, class_names, tf, whole
+from mnist_forward import IMAGE_SIDE, INPUT_NODE, MODEL_SAVE_PATH, OUTLINES_FILE, UserError, read_class_names, tf
 
-warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a picture is said in one sentence
-
-# The picture as opened, in pixels.
-LONGEST_SIDE = 1000  # a digit of a twentieth of it is then 50 high, twice what the network sees
-ENLARGED_SIDE = 112  # a 28x28 picture enlarged four times: a stroke is several pixels wide and has edges
-MOST_PIXELS = 100_000_000  # as decoded; more would not fit into memory a few at a time
-ONE_DIGIT_SIDE = 40  # two legible digits side by side do not fit in so few pixels
-# MNIST's form.  Half of its own strokes lie between 2.1 and 2.9 pixels of the box.
-SIDE, BOX = 28, 20
-FINE = 4  # strokes are measured and mended at four times MNIST's resolution
-THIN, MIDDLING, THICK = 2.1, 2.6, 3.0
-# Paper and ink; a contrast of 1 is that of black on white.
-WIDEST_STROKE = 0.3  # of the short side; what is wider is paper, shadow or table, never a pen's stroke
-NOISE_FACTOR = 6.0  # ink stands out from the paper's grain by more than its rare extremes (4-5 deviations)
-LEAST_CONTRAST = 0.035  # an eye, too, sees no writing in less than 9 of 255 levels
-EDGE = 0.3  # of the ink's contrast: a stroke ends there; below one half, for the pen that ran dry
-PAPER_WINDOW = 6  # strokes wide: paper is seen round every stroke, also where two of them meet
-PRESSURE = 0.4  # of the digit's full ink: a paler stroke is brought up to it, a still paler one is a smudge
-SHARP = 0.65  # of the ink's contrast lies in the step at its edge: digits 0.82 and more, soft shadows to 0.57
-# Shares of the picture.
-SOFT = 0.02  # even a blurred pen's edge is no wider, a shadow's is
-RULING = 1 / 60  # a printed line is thinner than that
-SEEN = 0.6  # of such a line is seen beside what is written on it: more than of strokes that lie in one line
-RIM = 0.02  # so near the rim counts as touching it
-SMALLEST = 1 / 30  # what is smaller is a blot, or too far away to be read
-# Strokes, in units of the digit's height.
-SPECK = 0.12  # a dot of this size is no stroke of a digit
-FRAGMENT = 0.5  # a smaller piece is not a digit by itself: the hat of a 5, the bar of a broken 4
-NEAR = 0.25  # how far a fragment may lie from the digit that it belongs to
-FLAT = 6  # times as wide as high: no digit but a dash, an underline, a sheet's edge
-TABLE = 4  # times the ink of the largest piece in the middle: more than a digit at the rim ever has
-MOST_STROKES = 300  # a sheet of ten rows of ten digits, each in three strokes
-# No digit.
-LEAST_SURE = 0.5  # of 439 real digits three got less than 0.6, so this refuses hardly one, but few letters, too
-STRANGE = 0.002  # of the training digits lie so far from the rest: further off refuses nine of ten drawings
-FAMILIAR, FAMILIAR_SAMPLES = "outlines.npz", 20000  # outlines of so many, beside the records and the checkpoints
-# [28, 14]: the triangle filter that halves a side; without its blur a line beside a line would be no likeness at all.
-HALF = np.maximum(0, 1 - np.abs(np.arange(SIDE)[:, None] - (2 * np.arange(SIDE // 2) + 0.5)) / 2).astype(np.float32)
-PLACES = [(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)]  # a digit moved by a pixel is the same digit: their mean errs less
-NO_DIGIT = "shows no digit: write larger or with a darker pen."
+warnings.filterwarnings("ignore", module="PIL")  # What is wrong with a picture is said in one sentence.
 
 
-class PictureError(Exception):
-    """What is wrong with a picture and what cures it: the rest of a sentence that begins with its path."""
+# ======== Conversation and command line
 
 
-# One digit of a picture: box (left, top, right, bottom) in its pixels; pixels float32 [784], ink = 1.
-Digit = namedtuple("Digit", "box pixels")
-
-
-def open_picture(path):
-    """The picture at `path` as float32 [h, w, 3] in 0..1, upright, at most LONGEST_SIDE long; raises PictureError."""
-    Image.init()
-    harmless = [name for name in Image.ID if name != "EPS"]  # for PostScript Pillow would start another program
+def application(model_dir=MODEL_SAVE_PATH):
+    """The lecture's conversation: how many pictures, then each path and its answer.  Returns the exit status."""
+    _restored_network(model_dir)  # If there is none, this is said before the first question.
+    status = 0
     try:
-        with Image.open(path, formats=harmless) as image:
-            image.draft("RGB", (2 * LONGEST_SIDE, 2 * LONGEST_SIDE))  # a JPEG is decoded at a fraction of its size
-            if image.width * image.height > MOST_PIXELS:
-                raise Image.DecompressionBombError(f"more than {MOST_PIXELS} pixels")
-            ImageOps.exif_transpose(image, in_place=True)
-            rgb = to_rgb(image)
-    except Exception as error:  # a damaged one makes Pillow trip over anything
-        said = " ".join(str(error).split()).partition(" file '")[0] or type(error).__name__
-        why = getattr(error, "strerror", None) or said
-        raise PictureError(f"can't be read ({why}): check the path, or save it again as PNG or JPEG.") from None
-    rgb.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return np.asarray(rgb, np.float32) / 255
-
-
-def to_rgb(image):
-    """A Pillow image of any mode as mode RGB: transparency on a contrasting ground, more than 8 bits by their range."""
-    if image.mode[0] in "IF":  # 16 and 32 bits have no agreed white: their own range is black to white
-        values = np.clip(np.nan_to_num(np.asarray(image, np.float32)), -1e9, 1e9)
-        return Image.fromarray(np.uint8((values - values.min()) / max(np.ptp(values), 1e-9) * 255)).convert("RGB")
-    if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa") and "transparency" not in image.info:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    pixels = np.asarray(image.resize([min(side, 250) for side in image.size]), np.float32)
-    shade = np.average(pixels[..., :3].mean(2), weights=pixels[..., 3] + 1e-6)
-    ground = Image.new("RGBA", image.size, "white" if shade < 128 else "black")
-    return Image.alpha_composite(ground, image).convert("RGB")
-
-
-def resize(grey, height, width, how=Image.Resampling.BICUBIC):
-    """float32 [h, w] scaled to [height, width], anti-aliased when it shrinks."""
-    return np.asarray(Image.fromarray(np.ascontiguousarray(grey, np.float32)).resize((width, height), how))
-
-
-def running(extreme, grey, high, wide=None):
-    """np.maximum or np.minimum of `grey` [h, w] over centred windows, `high` x `wide` or square."""
-    for side in (high, high if wide is None else wide):
-        grey, span = np.pad(grey, ((side // 2, (side - 1) // 2), (0, 0)), mode="edge"), 1
-        while span < side:  # doubling: the extreme of 2n neighbours is that of two windows of n
-            step = min(span, side - span)
-            grey, span = extreme(grey[:-step], grey[step:]), span + step
-        grey = grey.T
-    return grey
-
-
-def grey_from_colour(picture):
-    """float32 [h, w]: the picture [h, w, 3] along the colour axis on which its details differ most, as the light may
-    differ more than the ink does; luminance would lose yellow on white and red on blue."""
-    small = picture[:: max(1, picture.shape[0] // 250), :: max(1, picture.shape[1] // 250)]
-    blurred = [resize(resize(c, 4, 4, Image.Resampling.BOX), *small.shape[:2]) for c in np.moveaxis(small, 2, 0)]
-    details = (small - np.stack(blurred, 2)).reshape(-1, 3)
-    axis = np.linalg.eigh(details.T @ details)[1][:, -1]
-    axis *= 1 if axis.sum() >= 0 else -1
-    return (picture @ (axis / np.abs(axis).sum())).astype(np.float32)
-
-
-def ink_is_dark(grey):
-    """Whether the ink of `grey` [h, w] is its dark side: ink is rarer than paper and off the rim."""
-    small = resize(grey, 48, 48, Image.Resampling.BOX)
-    y, x = np.mgrid[-1:1:48j, -1:1:48j]
-    bow = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], -1).reshape(-1, 6)
-    # Without the light's slope and bow: a dark corner is no ink.
-    flat = small - (bow @ np.linalg.lstsq(bow, small.ravel(), rcond=None)[0]).reshape(48, 48)
-    return ((flat - np.median(flat[np.maximum(abs(x), abs(y)) > 0.8])) ** 3).sum() < 0
-
-
-def ink_of(grey):
-    """(contrast float32 [h, w], level): how much darker than its paper each pixel of grey [h, w] is; ink > level.
-    Paper is what remains when all that is narrower than a window is closed: shadows and the table belong to it."""
-    height, width = grey.shape
-    window = widest = WIDEST_STROKE * min(grey.shape)
-    for _ in range(2):  # once more when the strokes' width is known
-        shrink = max(1, int(window / 12))  # the paper is smooth: a coarse picture of it will do
-        small = resize(grey, -(-height // shrink), -(-width // shrink), Image.Resampling.BOX)
-        side = max(3, round(window / shrink))
-        paper = running(np.minimum, running(np.maximum, small, side), side + 2)  # 2: its edges stay outside
-        contrast = resize(paper, height, width, Image.Resampling.BILINEAR) - grey
-        level = threshold(contrast)
-        window = min(PAPER_WINDOW * stroke_width(contrast > level), widest)
-    return contrast, level
-
-
-def threshold(contrast):
-    """The contrast above which a pixel is ink; raises PictureError when none stands out."""
-    faintest, faint = np.percentile(contrast[::2, ::2], [5, 30])  # paper, even where ink fills half the picture
-    grain = (faint - faintest) / 1.12  # in deviations of a normal grain those two lie at -1.64 and -0.52
-    # At least LEAST_CONTRAST also where the interpolated paper lies below the picture's.
-    least = max(faint + 0.52 * grain + max(NOISE_FACTOR * grain, LEAST_CONTRAST), LEAST_CONTRAST)
-    ink = contrast[contrast > least]
-    if not ink.size:
-        raise PictureError(NO_DIGIT)
-    return max(least, EDGE * (ink**2).sum() / ink.sum())  # the ink's mean, weighted for its dark core
-
-
-def label(mask):
-    """The pieces of mask [h, w] that are connected, also at corners: (labels int32 [h, w], 0 = none; boxes int [n, 4],
-    left, top, right, bottom; areas int [n])."""
-    padded = np.pad(mask, ((0, 1), (1, 1)))
-    ink, stride = np.flatnonzero(padded), padded.shape[1]
-    number = np.cumsum(np.diff(ink, prepend=-1) > 1)  # each level run of ink is a piece at first
-    run = np.zeros(padded.size, np.int32)
-    run[ink] = number
-    below = [run[ink + stride + right] for right in (-1, 0, 1)]
-    one, other = np.concatenate([(number[other > 0], other[other > 0]) for other in below], axis=1)
-    root = np.arange(number.max(initial=0) + 1)
-    while one.size:  # runs that touch are joined until none is left
-        np.minimum.at(root, np.maximum(root[one], root[other]), np.minimum(root[one], root[other]))
-        while (root != root[root]).any():
-            root = root[root]
-        apart = root[one] != root[other]
-        one, other = one[apart], other[apart]
-    run[ink] = piece = np.unique(root, return_inverse=True)[1][number]
-    areas = np.bincount(piece)[1:]
-    y, x = np.divmod(ink[np.argsort(piece, kind="stable")], stride)
-    first = np.cumsum(areas) - areas
-    near, far = np.minimum.reduceat([x - 1, y], first, axis=1), np.maximum.reduceat([x, y + 1], first, axis=1)
-    return run.reshape(padded.shape)[:-1, 1:-1], np.concatenate([near, far]).T, areas
-
-
-def ruling(mask):
-    """The pixels of mask [h, w] on thin lines across its whole width, without strokes that cross: ruled paper."""
-    height, width = mask.shape
-    thick = max(3, round(RULING * height)) | 1
-    thin = mask & ~running(np.maximum, running(np.minimum, mask, thick, 1), thick, 1)
-    if thin.any(axis=0).sum() < SEEN * width:  # what follows is slow, and most sheets are not ruled
-        return np.zeros_like(mask)
-    lean = max(1, height // 200)  # a line may lean: so much within the shortest piece of it
-    piece, gap = max(1, width // 8), 2 * thick + 1  # a gap is left by a crossing stroke, or by squared paper's uprights
-    pieces = running(np.minimum, running(np.maximum, thin, 2 * lean + 1, gap), 1, piece + gap)
-    rim = max(1, width // 4)
-    lines = np.pad(running(np.maximum, pieces, gap, 2 * piece), ((0, 0), (rim, rim)))
-    for extreme in (np.maximum, np.minimum):  # over the gap that a digit leaves, up to half the picture
-        lines = running(extreme, lines, 1, 2 * rim + 1)
-    labels, boxes, _ = label(lines[:, rim:-rim])
-    seen = np.zeros((len(boxes) + 1, width), bool)
-    seen[labels[thin], np.nonzero(thin)[1]] = True
-    across = np.concatenate([[False], boxes[:, 2] - boxes[:, 0] >= width])
-    return thin & (across & (seen.sum(axis=1) >= SEEN * width))[labels]
-
-
-def strokes(contrast, level):
-    """(labels, boxes, areas, keep): the pieces of ink, keep bool [n] if it may be a digit's; PictureError if none."""
-    labels, boxes, areas = label(contrast > level)
-    mask = ~np.concatenate([[True], round_the_paper(labels, boxes, areas)])[labels]  # 0 is the paper itself
-    labels, boxes, areas = label(mask & ~ruling(mask) & ~ruling(mask.T).T)
-    widths, heights = (boxes[:, 2:] - boxes[:, :2]).T
-    keep = is_sharp(contrast, labels, areas) & (widths <= FLAT * heights)
-    if not keep.any():
-        raise PictureError(NO_DIGIT)
-    on_rim = (boxes[:, :2] <= 0).any(1) | (boxes[:, 2:] >= labels.shape[::-1]).any(1)
-    # At the rim a small piece is the end of a shadow or of something beside the sheet rather than a loose stroke.
-    keep &= np.maximum(widths, heights) >= np.where(on_rim, FRAGMENT, SPECK) * digit_height(heights, areas * keep)
-    if keep.sum() > MOST_STROKES:
-        raise PictureError("shows a pattern rather than digits: photograph them on plain paper.")
-    return labels, boxes, areas, keep
-
-
-def round_the_paper(labels, boxes, areas):
-    """bool [n]: pieces round the paper: frames, sheet edges, and what lies in a strip with the table."""
-    height, width = labels.shape
-    inner = labels[height // 6 : height - height // 6, width // 6 : width - width // 6]
-    outside = np.bincount(inner.ravel(), minlength=len(areas) + 1)[1:] < 0.05 * areas
-    near, far = RIM * np.array([width, height]), (1 - RIM) * np.array([width, height])
-    rims = (boxes[:, :2] <= near).sum(1) + (boxes[:, 2:] >= far).sum(1)
-    round_it = outside & (rims >= 2)
-    # A first or last digit touches the rim, too, but has not many times the ink of those in the middle.
-    table = outside & (rims >= 1) & (areas > TABLE * areas[~outside].max(initial=areas.max() if outside.all() else 0))
-    for axis, length in enumerate((width, height)):
-        first, last = boxes[:, axis], boxes[:, axis + 2]
-        top = last[table & (last <= length / 6)].max(initial=0)
-        bottom = first[table & (first >= length * 5 / 6)].min(initial=length)
-        round_it |= (last <= top) | (first >= bottom)
-    return round_it
-
-
-def is_sharp(contrast, labels, areas):
-    """bool [n]: pieces whose outline is a small step from paper to ink, unlike a shadow's."""
-    mask, count = labels > 0, len(areas) + 1
-    y, x = np.nonzero(mask & ~running(np.minimum, mask, 3))
-    step, piece = max(3, round(SOFT * min(labels.shape))), labels[y, x]
-    padded = np.pad(contrast, step, mode="edge")
-    around = [padded[y + down, x + right] for down in (0, step, 2 * step) for right in (0, step, 2 * step)]
-    steps, outline = np.bincount(piece, np.ptp(around, axis=0), count)[1:], np.bincount(piece, minlength=count)[1:]
-    ink = np.bincount(labels[mask], contrast[mask], count)[1:]
-    return steps * areas > SHARP * ink * outline  # in the mean of each
-
-
-def digit_height(heights, ink):
-    """The height of the piece in which the median pixel of ink lies; both [n]."""
-    order = np.argsort(heights)
-    before = np.cumsum(ink[order])
-    return heights[order[np.searchsorted(before, before[-1] / 2)]]
-
-
-def group(boxes, areas, keep):
-    """A list of arrays of piece numbers, one for each digit: a fragment goes to the nearest large piece, large pieces
-    close above each other (a broken 8) are one."""
-    pieces = np.flatnonzero(keep)
-    widths, heights = (boxes[pieces, 2:] - boxes[pieces, :2]).T
-    digit = digit_height(heights, areas[pieces])
-    near, far = boxes[pieces, :2], boxes[pieces, 2:]
-    across, down = np.moveaxis(np.maximum(near[:, None], near) - np.minimum(far[:, None], far), 2, 0)  # < 0: overlap
-    big = heights >= FRAGMENT * digit
-    distance = np.where(big, np.maximum(across, 0) + np.maximum(down, 0), np.inf)
-    owner = np.where(big, np.arange(len(pieces)), distance.argmin(1))
-    stacked = (-across > 0.5 * np.minimum.outer(widths, widths)) & (down < NEAR * digit / 2) & big & big[:, None]
-    for one, other in np.argwhere(stacked):
-        owner[owner == owner[other]] = owner[one]
-    close = big | (distance.min(1) < NEAR * digit)
-    return [pieces[close & (owner == digit)] for digit in np.unique(owner)]
-
-
-def reading_order(boxes):
-    """The order of boxes [n, 4]: rows top to bottom, left to right in each."""
-    rows, middle, half = [], (boxes[:, 1] + boxes[:, 3]) / 2, (boxes[:, 3] - boxes[:, 1]) / 2
-    for i in np.argsort(boxes[:, 0]):
-        row = min(rows, key=lambda row: abs(middle[i] - middle[row[-1]]), default=[i])  # it may lean: by its last
-        if row[-1] != i and abs(middle[i] - middle[row[-1]]) <= max(half[i], half[row[-1]]):
-            row.append(i)
-        else:
-            rows.append([i])
-    return [i for row in sorted(rows, key=lambda row: middle[row].mean()) for i in row]
-
-
-def stroke_width(mask):
-    """The mean width of the strokes of mask [h, w] in pixels: two areas by one outline."""
-    mask = np.pad(mask, 1)
-    outline = (mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum()
-    return 2 * mask.sum() / max(outline * np.pi / 4, 1)
-
-
-def mend_thickness(ink):
-    """ink [h, w] at FINE resolution with strokes no thinner and no thicker than MNIST's."""
-    width = stroke_width(ink > 0.5) / FINE
-    wanted = min(MIDDLING, 2 * THIN - width) if width < THIN else min(width, THICK)  # without a step at THIN
-    extreme = np.maximum if wanted > width else np.minimum
-    radius = abs(wanted - width) / 2 * FINE  # by so many pixels on every side, in octagons
-    for left in np.arange(radius, 0, -1):
-        upright, level = running(extreme, ink, 3, 1), running(extreme, ink, 1, 3)
-        grown = running(extreme, upright, 1, 3) if int(left) % 2 else extreme(upright, level)
-        ink = ink + (grown - ink) * min(left, 1)
-    return ink
-
-
-def fit_to_box(ink):
-    """ink [h, w] cut to its strokes and scaled so that its long side is BOX * FINE pixels."""
-    rows, columns = (np.flatnonzero((ink > 0.5).any(axis)) for axis in (1, 0))
-    if not rows.size:
-        raise PictureError(NO_DIGIT)
-    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = BOX * FINE / max(ink.shape)
-    return np.clip(resize(ink, *(max(1, round(side * scale)) for side in ink.shape)), 0, 1)
-
-
-def to_mnist(ink):
-    """ink [h, w] in 0..1 of one digit as float32 [784]: MNIST's thickness, 20x20 box, centre of mass."""
-    faint = 2 * max(max(ink.shape) / (BOX * FINE), 1) - stroke_width(ink > 0.5)
-    if faint > 0:  # finer than two pixels of the fine picture: shrinking would fade the stroke
-        ink = running(np.maximum, ink, round(faint) + 1)
-    ink = fit_to_box(mend_thickness(np.pad(fit_to_box(ink), 2 * FINE)))  # with room for strokes to grow
-    ink = np.clip(resize(ink, *(max(1, round(side / FINE)) for side in ink.shape)), 0, 1)
-    centre = [ink.sum(1 - axis) @ np.arange(length) / ink.sum() for axis, length in enumerate(ink.shape)]
-    # MNIST's centre is that of pixel 14, half a pixel past the middle.
-    start = np.clip(np.rint(SIDE // 2 - np.array(centre)).astype(int), 0, SIDE - np.array(ink.shape))
-    form = np.pad(ink, [(0, SIDE - length) for length in ink.shape])
-    return np.roll(form, start, (0, 1)).astype(np.float32).ravel()
-
-
-def digit_ink(contrast, labels, pieces, frame):
-    """float32 [h, w] in 0..1: the grey levels of one digit's pieces alone, 1 = its full ink."""
-    left, top, right, bottom = frame
-    window = slice(max(top - 2, 0), bottom + 2), slice(max(left - 2, 0), right + 2)
-    mask = np.isin(labels[window], pieces + 1)
-    ink = contrast[window] * running(np.maximum, mask, 3)
-    full = np.percentile(ink[mask], 75)
-    pressure = running(np.maximum, ink, 2 * round(stroke_width(mask)) + 1)
-    return np.clip(ink / np.clip(pressure, PRESSURE * full, full), 0, 1)
-
-
-def find_digits(picture):
-    """The digits of picture (float32 [h, w, 3], 0..1), a list of Digit in reading order; PictureError where none is."""
-    grey, margin = grey_from_colour(picture), 0
-    one_digit = max(grey.shape) <= ONE_DIGIT_SIDE
-    enlarged = -(-ENLARGED_SIDE // max(grey.shape))
-    grey = resize(grey, *(side * enlarged for side in grey.shape))
-    if one_digit:  # it may fill the picture: there must be paper to see
-        margin = max(grey.shape) // 2
-        grey = np.pad(grey, margin, constant_values=np.median([*grey[0], *grey[-1], *grey[:, 0], *grey[:, -1]]))
-    contrast, level = ink_of(grey if ink_is_dark(grey) else -grey)
-    level = np.percentile(contrast, 99.5) / 2 if one_digit else level
-    labels, boxes, areas, keep = strokes(contrast, level)
-    groups = [np.flatnonzero(keep)] if one_digit else group(boxes, areas, keep)
-    frames = np.array([[*boxes[pieces, :2].min(0), *boxes[pieces, 2:].max(0)] for pieces in groups])
-    large = (frames[:, 2:] - frames[:, :2]).max(1) >= SMALLEST * max(grey.shape)
-    if not large.any():
-        raise PictureError("shows no digit, only a dot: come nearer with the camera.")
-    digits = np.flatnonzero(large)[reading_order(frames[large])]
-    forms = [to_mnist(digit_ink(contrast, labels, groups[i], frames[i])) for i in digits]
-    return [Digit(tuple((frames[i] - margin) / enlarged), form) for i, form in zip(digits, forms, strict=True)]
-
-
-def pre_pic(picture_path):
-    """The most prominent digit of a picture file as float32 [1, 784], 0..1, white on black; raises PictureError."""
-    digits = find_digits(open_picture(picture_path))
-    return max(digits, key=lambda d: (d.box[2] - d.box[0]) * (d.box[3] - d.box[1])).pixels[None]
-
-
-def outlines(pictures):
-    """float32 [n, 196]: pictures [n, 784] at half size, of length 1, so that a product is how alike two of them are."""
-    halved = (HALF.T @ pictures.reshape(-1, SIDE, SIDE) @ HALF).reshape(-1, SIDE * SIDE // 4)
-    return halved / np.maximum(np.linalg.norm(halved, axis=1, keepdims=True), 1e-6)
-
-
-def write_familiar(folder, samples):
-    """Write to a folder outlines of some of the training samples, [(784 bytes, class), ...], with their classes, and
-    how far one of them must lie from all others of its class to be strange."""
-    pixels, classes = zip(*samples[:: -(-len(samples) // FAMILIAR_SAMPLES)], strict=True)
-    pictures = np.frombuffer(b"".join(pixels), np.uint8).reshape(-1, INPUT_NODE) / np.float32(255)
-    seen, classes, apart = outlines(pictures), np.array(classes), []
-    for i in np.unique(classes):
-        own = seen[classes == i]
-        alike = own[:1000] @ own.T  # all of them would need the square of their number
-        np.fill_diagonal(alike, 0)
-        apart.extend(1 - alike.max(1))
-    with whole(folder / FAMILIAR) as part, open(part, "wb") as file:
-        strange = np.quantile(apart, 1 - STRANGE)
-        np.savez_compressed(file, outlines=seen.astype(np.float16), classes=classes, strange=strange)
-
-
-@functools.cache
-def familiar(model):
-    """(outlines float32 [n, 196], their classes int [n], the distance that is strange); of a model trained by the
-    lecture's program, which has none, (.., .., inf).  Raises UserError where the file is damaged."""
-    path = Path(model) / FAMILIAR
-    try:
-        with np.load(path) as file:
-            seen, classes, strange = (file[name] for name in ("outlines", "classes", "strange"))
-        return seen.reshape(len(classes), SIDE * SIDE // 4).astype(np.float32), classes, float(strange)
-    except FileNotFoundError:
-        return np.zeros([0, SIDE * SIDE // 4]), np.zeros(0), np.inf
-    except Exception:  # numpy, zip and zlib have one each
-        raise UserError(f"{path} is damaged: delete it and run mnist_backward.py, which copies it anew.") from None
-
-
-def are_strange(pictures, answers, model):
-    """bool [n]: which of the pictures [n, 784] resemble no training picture of the class, int [n], that they got."""
-    seen, classes, strange = familiar(model)
-    alike = np.where(answers[:, None] == classes, outlines(pictures) @ seen.T, -1)
-    return 1 - alike.max(axis=1, initial=-1) > strange
-
-
-@functools.cache
-def restored(model):
-    """(sess, x, y) of the newest checkpoint in a folder: pictures x [n, 784] to probabilities y [n, classes]; UserError
-    where there is none that is whole and this network's."""
-    with tf.Graph().as_default():
-        x = tf.placeholder(tf.float32, [None, INPUT_NODE])
-        y = tf.nn.softmax(mnist_forward.forward(x, None, len(class_names(model))))
-        variables = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY).variables_to_restore()
-        saver = tf.train.Saver(variables)
-        sess = tf.Session()
-    if not mnist_forward.restore_newest(sess, saver, variables, model):
-        raise UserError(f"{model} holds no checkpoint: run mnist_backward.py first.")
-    return sess, x, y
-
-
-def probabilities_of(pictures, model):
-    """Probabilities, float32 [n, classes], that the restored network gives to pictures, float32 [n, 784]."""
-    sess, x, y = restored(model)
-    return sess.run(y, {x: pictures})
-
-
-def restore_model(testPicArr, model=MODEL_SAVE_PATH):
-    """The lecture's function: the class, 0..9, that the restored network sees in an array, float32 [1, 784]."""
-    return int(probabilities_of(testPicArr, model)[0].argmax())
-
-
-def export_model(model, folder):
-    """Write the network to a new folder as a SavedModel: `pictures` [n, 784], 0..1, to `probabilities` [n, classes]."""
-    sess, x, y = restored(model)
-    if folder.exists():
-        raise UserError(f"{folder} exists: name a new folder, for TensorFlow Serving a number in the model's folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as part, sess.graph.as_default():
-        tf.saved_model.simple_save(sess, os.path.join(part, "new"), {"pictures": x}, {"probabilities": y})
-        os.rename(os.path.join(part, "new"), folder)
-    print(f"{folder} is a SavedModel with the answers of {model}")
-
-
-class Answer(NamedTuple):
-    """What the app says of one picture: the digits it found, or one sentence that says why there is no number."""
-
-    path: str
-    digits: tuple = ()  # of Digit
-    guesses: tuple = ()  # of each digit the three likeliest classes, ((name, probability), ...)
-    number: str = ""
-    probability: float = 0.0  # that every digit is right, each taken for itself
-    error: str = ""
-
-    def __str__(self):
-        return self.error or f"{self.number} ({self.probability:.1%})"
-
-
-def read_picture(path, model):
-    """The Answer to the picture at `path`."""
-    try:
-        digits = find_digits(open_picture(path))
-    except PictureError as error:
-        return Answer(path, error=str(error))
-    pixels = np.stack([digit.pixels for digit in digits])
-    places = np.concatenate([np.roll(pixels.reshape(-1, SIDE, SIDE), by, (1, 2)) for by in PLACES])
-    each = probabilities_of(places.reshape(-1, INPUT_NODE), model).reshape(len(PLACES), len(digits), -1)
-    probabilities, names = each.mean(axis=0), class_names(model)
-    surest = probabilities.max(axis=1)
-    doubtful = (surest < LEAST_SURE) | are_strange(pixels, probabilities.argmax(axis=1), model)
-    error = "shows nothing that is clearly a digit: write larger, or one digit apart from the other."
-    best = [[(names[i], p[i]) for i in np.argsort(-p)[:3]] for p in probabilities]
-    number = ("" if max(map(len, names)) == 1 else " ").join(guesses[0][0] for guesses in best)
-    return Answer(path, digits, best, number, float(surest.prod()), error if doubtful.mean() > 0.5 else "")
-
-
-def read_pictures(paths, model):
-    """Yield the Answer to each path, in order; as many pictures are in work as the machine has processors."""
-    restored(model)
-    familiar(model)  # both before there are threads, each of which would begin anew
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(functools.partial(read_picture, model=model), paths)
-
-
-def text_picture(text, width, size=13, ground="white"):
-    """The text as an RGB picture, in lines of about `width` pixels: of that width, or of its widest line's."""
-    font = ImageFont.load_default(size)
-    lines = textwrap.fill(text, max(1, 2 * width // size)).replace("\xa0", " ")  # no place to break a line
-    right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((2, 2), lines, font)[2:]
-    image = Image.new("RGB", (max(width, int(right) + 2), int(bottom) + 4), ground)
-    ImageDraw.Draw(image).multiline_text((2, 2), lines, "black", font)
-    return image
-
-
-def grid(images, across):
-    """An RGB picture of the images, `across` in a row, on white."""
-    columns = [max(image.width for image in images[i::across]) + 12 for i in range(min(across, len(images)))]
-    rows = [max(image.height for image in images[i : i + across]) + 12 for i in range(0, len(images), across)]
-    sheet = Image.new("RGB", (sum(columns), sum(rows)), "white")
-    for i, image in enumerate(images):
-        sheet.paste(image, (sum(columns[: i % across]) + 6, sum(rows[: i // across]) + 6))
-    return sheet
-
-
-def seen_by_network(pixels, caption, side=84):
-    """A picture of pixels, [784] in 0..1, enlarged to `side` without smoothing, above a caption."""
-    image = Image.fromarray(np.uint8(pixels.reshape(SIDE, SIDE) * 255))
-    return grid([image.resize((side, side), Image.Resampling.NEAREST), text_picture(caption, side)], across=1)
-
-
-def save_picture(image, path):
-    """Save a Pillow image as PNG, in a folder that is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
-        image.save(part, format="PNG")
-
-
-def boxed_photo(answer, side):
-    """The photo with a box round each digit, at most `side` wide and high; of no picture a grey square."""
-    try:
-        photo = Image.fromarray(np.uint8(open_picture(answer.path) * 255))
-    except PictureError:
-        photo = Image.new("RGB", (side, side), "lightgrey")
-    scale = side / max(photo.size)
-    photo = photo.resize([max(1, round(length * scale)) for length in photo.size])
-    for digit in answer.digits:
-        ImageDraw.Draw(photo).rectangle([edge * scale for edge in digit.box], outline="red", width=2)
-    return photo
-
-
-def draw_answer(answer):
-    """An RGB picture: the photo with its digits boxed, what the network saw, and the three likeliest digits of each."""
-    photo, seen = boxed_photo(answer, 480), []
-    for digit, guesses in zip(answer.digits, answer.guesses, strict=True):
-        caption = ", ".join(f"{name:.20}:\xa0{probability:.1%}" for name, probability in guesses)
-        seen.append(seen_by_network(digit.pixels, caption, 112))
-    if seen:
-        photo = grid([photo, grid(seen, across=max(3, len(seen) // 3))], across=2)
-    return grid([text_picture(f"{Path(answer.path).name}: {answer}", photo.width, size=18), photo], across=1)
-
-
-def album(answers, folder):
-    """Yield the answers on, and save a picture of each in `folder`, and a contact sheet of every 60 of them."""
-    for first in itertools.count(1, 60):
-        cells = []
-        for number, answer in enumerate(itertools.islice(answers, 60), first):
-            save_picture(draw_answer(answer), folder / f"{number:04d}-{Path(answer.path).stem[:80]}.png")
-            caption = text_picture(f"{Path(answer.path).name[-60:]}: {answer}", 200)
-            cells.append(grid([boxed_photo(answer, 200), caption], across=1))
-            yield answer
-        if not cells:
-            return
-        save_picture(grid(cells, across=6), folder / f"contact-sheet-{first:04d}.png")
-
-
-def given_path(text):
-    """The path that a user means who types it or drags it onto the terminal: quotes, blanks, backslashes and `~`."""
-    typed = [text.strip(), text.strip().strip("'\""), re.sub(r"\\(.)", r"\1", text.strip())]
-    paths = [os.path.expanduser(path) for path in typed]
-    return next(filter(os.path.exists, paths), paths[0])
-
-
-def pictures_in(arguments):
-    """Yield the path of each picture that the arguments name: files, folders and patterns such as `pic/*.png`."""
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
-    for argument in arguments:
-        if os.path.isdir(argument):
-            inside = glob.glob(os.path.join(glob.escape(argument), "*"))
-            found = [path for path in inside if os.path.splitext(path)[1].lower() in suffixes]
-        else:
-            found = [] if os.path.exists(argument) else glob.glob(argument, recursive=True)
-        yield from sorted(found) or [argument]
-
-
-def application(model):
-    """The lecture's conversation: how many pictures, then each path and its answer; returns the exit status."""
-    restored(model)
-    failed = False
-    try:
-        while not re.fullmatch("0{,9}[1-9][0-9]{,8}", number := input("input the number of test pictures:").strip()):
-            print(f"{number!r} is no number of pictures: type 1, 2, 3, ...")
-        for _ in range(int(number)):
-            while not (path := given_path(input("the path of test picture:"))):
-                print("That is no path: type the path of a picture.")
-            answer = read_picture(path, model)
-            said = f"The prediction number is: {answer.number}\n({answer.probability:.1%} sure)"
-            print(f"{path}: {answer}" if answer.error else said)
-            failed |= bool(answer.error)
+        for _ in range(_ask_how_many()):
+            path = _ask_path()
+            try:
+                pixels = pre_pic(path)
+                answer = restore_model(pixels, model_dir)
+            except PictureError as error:
+                answer = Answer(error=str(error))
+            if answer.error:
+                print(f"{path}: {answer.error}")
+                status = 1
+            else:
+                print(f"The prediction number is: {answer.number}")
+                print(f"({answer.confidence:.1%} sure)")
     except EOFError:
         print("\nThe input ended before the last picture.")
-        failed = True
-    return int(failed)
+        status = 1
+    return status
+
+
+def _ask_how_many():
+    """Ask until a number from 1 to 999,999,999 is typed."""
+    while True:
+        typed = input("input the number of test pictures:").strip()
+        if re.fullmatch("0{,9}[1-9][0-9]{,8}", typed):
+            return int(typed)
+        print(f"{typed!r} is no number of pictures: type 1, 2, 3, ...")
+
+
+def _ask_path():
+    """Ask until a path is typed."""
+    while True:
+        path = _given_path(input("the path of test picture:"))
+        if path:
+            return path
+        print("That is no path: type the path of a picture.")
+
+
+def _given_path(text):
+    """The path that a user means who types it or drags it onto the terminal: quotes, blanks, backslashes and `~`."""
+    typed = text.strip()
+    candidates = [typed, typed.strip("'\""), re.sub(r"\\(.)", r"\1", typed)]
+    paths = [os.path.expanduser(path) for path in candidates]
+    return next(filter(os.path.exists, paths), paths[0])
 
 
 def main():
@@ -635,13 +100,926 @@ def main():
         return export_model(args.model, args.export)
     if not args.pictures:
         return application(args.model)
-    failed, answers = False, read_pictures(pictures_in(args.pictures), args.model)
-    for answer in album(answers, args.look) if args.look else answers:
-        failed |= bool(answer.error)
-        read = {"digits": answer.number, "probability": round(answer.probability, 4)}
-        said = {"error": f"The picture {answer.error}"} if answer.error else read
-        print(json.dumps({"picture": answer.path, **said}) if args.json else f"{answer.path}: {answer}", flush=True)
-    return int(failed)
+    return _answer_arguments(args)
+
+
+def _answer_arguments(args):
+    """Print one line for each picture that the command line names; returns the exit status."""
+    status = 0
+    album = _Album(args.look) if args.look else None
+    for reading in read_pictures(list_pictures(args.pictures), args.model):
+        if album:
+            album.add(reading)
+        print(_as_json(reading) if args.json else f"{reading.path}: {reading.answer}", flush=True)
+        if reading.answer.error:
+            status = 1
+    if album:
+        album.save_contact_sheet()
+    return status
+
+
+def _as_json(reading):
+    """One line of JSON: the picture's path, and either its digits and their probability or an error."""
+    answer = reading.answer
+    said = {"picture": reading.path}
+    if answer.error:
+        said["error"] = f"The picture {answer.error}"
+    else:
+        said["digits"] = answer.number
+        said["probability"] = round(answer.confidence, 4)
+    return json.dumps(said)
+
+
+def list_pictures(arguments):
+    """Yield the path of each picture that the arguments name: files, folders and patterns such as `pic/*.png`."""
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
+    for argument in arguments:
+        found = []
+        if os.path.isdir(argument):
+            inside = glob.glob(os.path.join(glob.escape(argument), "*"))
+            found = [path for path in inside if os.path.splitext(path)[1].lower() in suffixes]
+        elif not os.path.exists(argument):
+            found = glob.glob(argument, recursive=True)
+        yield from sorted(found) or [argument]
+
+
+# ======== pre_pic and restore_model
+
+
+class PictureError(Exception):
+    """What is wrong with a picture and what cures it: the rest of a sentence that begins with its path."""
+
+
+_NO_DIGIT = "shows no digit: write larger or with a darker pen."
+_UNCLEAR = "shows nothing that is clearly a digit: write larger, or one digit apart from the other."
+
+
+def pre_pic(picture_path, return_boxes=False):
+    """Bring a picture of digits to what the network was trained on (lecture 6.1).
+
+    Returns pixels, float32 [n, 784], the n digits in reading order, 0 = paper .. 1 = ink, in MNIST's form; with
+    `return_boxes` (pixels, boxes) as of find_digits.  Raises PictureError where it can't be read or shows no digit.
+    """
+    pixels, boxes = find_digits(open_picture(picture_path))
+    return (pixels, boxes) if return_boxes else pixels
+
+
+class Answer(NamedTuple):
+    """What the network says of the digits of one picture, or one sentence that says why there is no number."""
+
+    number: str = ""  # the digits' classes; with a blank between them where a class's name is longer than one letter
+    confidence: float = 0.0  # the probability, 0..1, that every digit is right, each taken for itself
+    guesses: tuple = ()  # for each digit its three likeliest classes, ((name, probability), ...)
+    error: str = ""
+
+    def __str__(self):
+        return self.error or f"{self.number} ({self.confidence:.1%})"
+
+
+def restore_model(pixels, model_dir=MODEL_SAVE_PATH):
+    """Let the restored network answer (lecture 6.1).
+
+    The network is restored once for each folder; the lecture restores it for each picture.
+
+    Args:
+      pixels: the digits of one picture, float32 [n, 784], as pre_pic returns them.
+      model_dir: the folder of the checkpoints.
+
+    Returns an Answer.  Raises UserError where the folder holds no whole checkpoint of this network.
+    """
+    sess, x, y = _restored_network(model_dir)
+    probabilities = sess.run(y, {x: pixels})
+    names = read_class_names(model_dir)
+    guesses = []
+    for of_one_digit in probabilities:
+        likeliest = np.argsort(-of_one_digit)[:3]
+        guesses.append(tuple((names[i], of_one_digit[i]) for i in likeliest))
+    between = "" if max(map(len, names)) == 1 else " "
+    number = between.join(of_one_digit[0][0] for of_one_digit in guesses)
+    confidence = float(probabilities.max(axis=1).prod())
+    # One unclear digit does not spoil a number; a picture of which most is unclear shows something else.
+    unclear = is_no_digit(pixels, probabilities, model_dir).mean() > 0.5
+    return Answer(number, confidence, tuple(guesses), _UNCLEAR if unclear else "")
+
+
+# A digit moved by a pixel, (down, right), is the same digit: the mean over five places errs less than one does.
+_PLACES = [(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)]
+
+
+def build_answer(x, classes):
+    """Build the network as it answers: the mean of its probabilities over a digit and the same moved by a pixel.
+
+    Args:
+      x: pictures, float32 [n, 784].
+      classes: how many.
+
+    Returns (probabilities, float32 [n, classes]; the Restorable that fills the network).
+    """
+    # A margin of one pixel, so that the ink which is moved out of the picture does not come in again on the other side.
+    framed = tf.pad(tf.reshape(x, [-1, IMAGE_SIDE, IMAGE_SIDE]), [[0, 0], [1, 1], [1, 1]])
+    moved = [framed[:, 1 - down :, 1 - right :][:, :IMAGE_SIDE, :IMAGE_SIDE] for down, right in _PLACES]
+    scores, restorable = mnist_forward.build_averaged_network(tf.reshape(moved, [-1, INPUT_NODE]), classes)
+    each_place = tf.reshape(tf.nn.softmax(scores), [len(_PLACES), -1, classes])
+    return tf.reduce_mean(each_place, axis=0), restorable
+
+
+@functools.cache
+def _restored_network(model_dir):
+    """(sess, x, y) of the newest checkpoint in a folder: pictures x [n, 784] to probabilities y [n, classes].
+
+    Raises UserError where there is none that is whole and this network's.
+    """
+    with tf.Graph().as_default():
+        x = tf.placeholder(tf.float32, [None, INPUT_NODE])
+        y, restorable = build_answer(x, len(read_class_names(model_dir)))
+        sess = tf.Session()
+    if not mnist_forward.restore_newest(sess, restorable, model_dir):
+        raise UserError(f"{model_dir} holds no checkpoint: run mnist_backward.py first.")
+    return sess, x, y
+
+
+def export_model(model_dir, export_dir):
+    """Write the restored network to a new folder as a SavedModel: `pictures` to `probabilities`, as in build_answer.
+
+    Its weights are constants, so that TensorFlow 2 loads it as it is, and it gives the answers of restore_model.
+    """
+    if export_dir.exists():
+        raise UserError(
+            f"{export_dir} exists: name a new folder, for TensorFlow Serving a number in the model's folder."
+        )
+    sess, x, y = _restored_network(model_dir)
+    frozen = tf.graph_util.convert_variables_to_constants(sess, sess.graph_def, [y.op.name])
+    export_dir.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=".export-", dir=export_dir.parent) as part_dir,
+        tf.Graph().as_default(),
+        tf.Session() as frozen_sess,
+    ):
+        pictures, probabilities = tf.import_graph_def(frozen, return_elements=[x.name, y.name], name="")
+        new_dir = os.path.join(part_dir, "new")
+        tf.saved_model.simple_save(frozen_sess, new_dir, {"pictures": pictures}, {"probabilities": probabilities})
+        os.rename(new_dir, export_dir)
+    print(f"{export_dir} is a SavedModel with the answers of {model_dir}")
+
+
+class Reading(NamedTuple):
+    """One picture, what was found in it, and the Answer to it."""
+
+    path: str
+    answer: Answer
+    pixels: np.ndarray = np.zeros([0, INPUT_NODE], np.float32)
+    boxes: np.ndarray = np.zeros([0, 4])
+
+
+def read_picture(path, model_dir):
+    """The Reading of the picture at `path`."""
+    try:
+        pixels, boxes = pre_pic(path, return_boxes=True)
+    except PictureError as error:
+        return Reading(path, Answer(error=str(error)))
+    return Reading(path, restore_model(pixels, model_dir), pixels, boxes)
+
+
+def read_pictures(paths, model_dir):
+    """Yield the Reading of each path, in order; as many pictures are in work as the machine has processors."""
+    # Both are kept once they are read.  Threads that began without them would each read them anew.
+    _restored_network(model_dir)
+    _read_outlines(model_dir)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(functools.partial(read_picture, model_dir=model_dir), paths)
+
+
+# ======== Opening a picture
+
+# A picture is read with a longest side of at most so many pixels.  A digit of a twentieth of it is then 50 pixels high,
+# twice what the network sees.
+_LONGEST_SIDE = 1000
+# A picture may decode to at most so many pixels.  A few larger ones at a time would not fit into memory.
+_MOST_PIXELS = 100_000_000
+
+
+def open_picture(path):
+    """The picture at `path` as float32 [h, w, 3] in 0..1, upright, at most _LONGEST_SIDE long; raises PictureError."""
+    Image.init()
+    harmless = [name for name in Image.ID if name != "EPS"]  # For PostScript Pillow would start another program.
+    try:
+        with Image.open(path, formats=harmless) as image:
+            image.draft("RGB", (2 * _LONGEST_SIDE, 2 * _LONGEST_SIDE))  # A JPEG is decoded at a fraction of its size.
+            if image.width * image.height > _MOST_PIXELS:
+                raise Image.DecompressionBombError(f"more than {_MOST_PIXELS} pixels")
+            ImageOps.exif_transpose(image, in_place=True)
+            rgb = _to_rgb(image)
+    except Exception as error:  # A damaged file makes Pillow trip over anything.
+        why = getattr(error, "strerror", None) or _first_words(error)
+        raise PictureError(f"can't be read ({why}): check the path, or save it again as PNG or JPEG.") from None
+    rgb.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return np.asarray(rgb, np.float32) / 255
+
+
+def _first_words(error):
+    """What an error of Pillow says, in one line and without the file's name, which is said elsewhere."""
+    return " ".join(str(error).split()).partition(" file '")[0] or type(error).__name__
+
+
+def _to_rgb(image):
+    """A Pillow image of any mode as mode RGB."""
+    if image.mode[0] in "IF":
+        return _from_deep_levels(image)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        return _from_transparent(image)
+    return image.convert("RGB")
+
+
+def _from_deep_levels(image):
+    """An image of 16 or 32 bits a pixel as RGB: these have no agreed white, so their own range is black to white."""
+    values = np.clip(np.nan_to_num(np.asarray(image, np.float32)), -1e9, 1e9)
+    levels = (values - values.min()) / max(np.ptp(values), 1e-9) * 255
+    return Image.fromarray(np.uint8(levels)).convert("RGB")
+
+
+def _from_transparent(image):
+    """A transparent image as RGB, on white or black, whichever contrasts with what is opaque."""
+    image = image.convert("RGBA")
+    pixels = np.asarray(image.resize([min(side, 250) for side in image.size]), np.float32)
+    shade = np.average(pixels[..., :3].mean(2), weights=pixels[..., 3] + 1e-6)
+    ground = Image.new("RGBA", image.size, "white" if shade < 128 else "black")
+    return Image.alpha_composite(ground, image).convert("RGB")
+
+
+# ======== Finding digits
+
+# A picture whose longest side is at most so many pixels shows one digit: two legible ones do not fit side by side.
+_ONE_DIGIT_SIDE = 40
+# A small picture is enlarged by a whole number until its longest side is at least so many pixels: a 28x28 picture four
+# times.  A stroke is then several pixels wide and has edges.
+_ENLARGED_SIDE = 112
+# What is smaller than this share of the picture is a blot, or too far away to be read.
+_SMALLEST = 1 / 30
+
+
+def find_digits(picture):
+    """Find the digits of a picture.
+
+    Args:
+      picture: float32 [h, w, 3] in 0..1, as open_picture returns it.
+
+    Returns (pixels, float32 [n, 784], the digits in reading order and in MNIST's form, 0 = paper .. 1 = ink; boxes,
+    float [n, 4], left, top, right, bottom of each in pixels of `picture`).  Raises PictureError where none is found.
+    """
+    grey = _grey_from_colour(picture)
+    shows_one_digit = max(grey.shape) <= _ONE_DIGIT_SIDE
+    enlarged = -(-_ENLARGED_SIDE // max(grey.shape))
+    grey = _resize(grey, *(side * enlarged for side in grey.shape))
+    margin = 0
+    if shows_one_digit:  # The digit may fill the picture, but paper must be seen round it.
+        margin = max(grey.shape) // 2
+        rim = [*grey[0], *grey[-1], *grey[:, 0], *grey[:, -1]]
+        grey = np.pad(grey, margin, constant_values=np.median(rim))
+    contrast, threshold = _measure_ink(grey if _is_ink_dark(grey) else -grey)
+    if shows_one_digit:
+        threshold = np.percentile(contrast, 99.5) / 2
+    pieces = _find_strokes(contrast, threshold)
+    groups = [np.flatnonzero(pieces.keep)] if shows_one_digit else _group_into_digits(pieces)
+    frames = np.array([pieces.frame_of(group) for group in groups])
+    is_large = (frames[:, 2:] - frames[:, :2]).max(1) >= _SMALLEST * max(grey.shape)
+    if not is_large.any():
+        raise PictureError("shows no digit, only a dot: come nearer with the camera.")
+    order = np.flatnonzero(is_large)[_reading_order(frames[is_large])]
+    pixels = [_to_mnist(_cut_out(contrast, pieces, groups[i], frames[i])) for i in order]
+    return np.stack(pixels), (frames[order] - margin) / enlarged
+
+
+# -------- Paper and ink
+
+# The widest stroke, as a share of the picture's short side.  What is wider is paper, shadow or table.
+_WIDEST_STROKE = 0.3
+# The paper's level is taken from a window of so many stroke widths: it is seen round every stroke, also where two meet.
+_PAPER_WINDOW = 6
+# Ink stands out from the paper by more than so many standard deviations of its grain, whose rare extremes are 4 to 5.
+_NOISE_FACTOR = 6.0
+# Ink has at least this contrast, where 1 is black on white: an eye, too, sees no writing in less than 9 of 255 levels.
+_LEAST_CONTRAST = 0.035
+# A stroke ends at this share of the ink's contrast.  It is less than one half, for the pen that ran dry.
+_EDGE = 0.3
+
+
+def _grey_from_colour(picture):
+    """float32 [h, w]: the picture [h, w, 3] along the colour axis on which its details differ most.
+
+    That is the first principal component of the details, without the light, which may differ more than the ink does.
+    Luminance would lose yellow on white, and red on blue.
+    """
+    step_down = max(1, picture.shape[0] // 250)
+    step_right = max(1, picture.shape[1] // 250)
+    small = picture[::step_down, ::step_right]
+    channels = np.moveaxis(small, 2, 0)
+    light = [_resize(_resize(channel, 4, 4, Image.Resampling.BOX), *small.shape[:2]) for channel in channels]
+    details = (small - np.stack(light, 2)).reshape(-1, 3)
+    axis = np.linalg.eigh(details.T @ details)[1][:, -1]
+    if axis.sum() < 0:
+        axis = -axis
+    return (picture @ (axis / np.abs(axis).sum())).astype(np.float32)
+
+
+def _is_ink_dark(grey):
+    """Whether the ink of `grey` [h, w] is its dark side.
+
+    Ink is rare, so the levels have a long tail on its side: the sign of their skewness tells, taken about the level of
+    the rim, where there is mostly paper.
+    """
+    small = _resize(grey, 48, 48, Image.Resampling.BOX)
+    y, x = np.mgrid[-1:1:48j, -1:1:48j]
+    # The light, a quadratic surface, is taken out: a dark corner is no ink.
+    light = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], -1).reshape(-1, 6)
+    coefficients = np.linalg.lstsq(light, small.ravel(), rcond=None)[0]
+    flat = small - (light @ coefficients).reshape(48, 48)
+    rim = np.maximum(abs(x), abs(y)) > 0.8
+    return ((flat - np.median(flat[rim])) ** 3).sum() < 0
+
+
+def _measure_ink(grey):
+    """Measure how much darker than its paper each pixel of grey [h, w] is.
+
+    The paper's level is a morphological closing: what remains when all that is narrower than a window is filled.  So
+    shadows and the table belong to it.  Returns (contrast, float32 [h, w]; the threshold above which it is ink).
+    """
+    height, width = grey.shape
+    widest = _WIDEST_STROKE * min(grey.shape)
+    window = widest
+    for _ in range(2):  # The second time the strokes' width is known.
+        shrink = max(1, int(window / 12))  # The paper is smooth: a coarse picture of it will do.
+        small = _resize(grey, -(-height // shrink), -(-width // shrink), Image.Resampling.BOX)
+        side = max(3, round(window / shrink))
+        paper = _erode(_dilate(small, side, side), side + 2, side + 2)  # By 2 more, so that its edges stay outside.
+        contrast = _resize(paper, height, width, Image.Resampling.BILINEAR) - grey
+        threshold = _find_threshold(contrast)
+        window = min(_PAPER_WINDOW * _stroke_width(contrast > threshold), widest)
+    return contrast, threshold
+
+
+def _find_threshold(contrast):
+    """The contrast above which a pixel is ink; raises PictureError when none stands out."""
+    # Paper has these two percentiles even where ink fills half the picture.  In a normal distribution they lie at -1.64
+    # and -0.52 standard deviations, so 1.12 apart.
+    faintest, faint = np.percentile(contrast[::2, ::2], [5, 30])
+    grain = (faint - faintest) / 1.12
+    paper = faint + 0.52 * grain
+    # At least _LEAST_CONTRAST also where the interpolated paper lies below the picture's.
+    least = max(paper + max(_NOISE_FACTOR * grain, _LEAST_CONTRAST), _LEAST_CONTRAST)
+    ink = contrast[contrast > least]
+    if not ink.size:
+        raise PictureError(_NO_DIGIT)
+    full_ink = (ink**2).sum() / ink.sum()  # the mean, weighted by itself for the strokes' dark core
+    return max(least, _EDGE * full_ink)
+
+
+# -------- Strokes
+
+# What is less sharp than this is a shadow: the share of the ink's contrast that lies in the step at its edge.  Digits
+# have 0.82 and more, soft shadows up to 0.57.
+_SHARP = 0.65
+# That step is measured within this share of the picture's short side: a blurred pen's edge is no wider, a shadow's is.
+_SOFT = 0.02
+# What is more times as wide as high is no digit but a dash, an underline or a sheet's edge.
+_FLAT = 6
+# A piece smaller than this share of the digits' height is no stroke but a dot.
+_SPECK = 0.12
+# A piece smaller than this share of the digits' height is not a digit by itself: the hat of a 5, the bar of a broken 4.
+_FRAGMENT = 0.5
+# More strokes than these are a pattern: a sheet of ten rows of ten digits has 300, each digit in three strokes.
+_MOST_STROKES = 300
+
+
+def _find_strokes(contrast, threshold):
+    """The _Components of the ink, of which `keep` are strokes of digits; raises PictureError where there are none."""
+    ink = _find_components(contrast > threshold)
+    mask = ink.mask_of(~_is_round_paper(ink))
+    pieces = _find_components(mask & ~_find_ruling(mask) & ~_find_ruling(mask.T).T)
+    pieces.keep = _is_sharp(pieces, contrast) & (pieces.widths <= _FLAT * pieces.heights)
+    if not pieces.keep.any():
+        raise PictureError(_NO_DIGIT)
+    on_rim = (pieces.boxes[:, :2] <= 0).any(1) | (pieces.boxes[:, 2:] >= mask.shape[::-1]).any(1)
+    # At the rim a small piece is the end of a shadow or of something beside the sheet rather than a loose stroke.
+    least = np.where(on_rim, _FRAGMENT, _SPECK) * _typical_height(pieces.heights, pieces.areas * pieces.keep)
+    pieces.keep &= np.maximum(pieces.widths, pieces.heights) >= least
+    if pieces.keep.sum() > _MOST_STROKES:
+        raise PictureError("shows a pattern rather than digits: photograph them on plain paper.")
+    return pieces
+
+
+class _Components:
+    """The connected components of a mask.
+
+    Attributes:
+      labels: int [h, w], the number of the component at each pixel, from 0; -1 where there is none.
+      boxes: int [n, 4], left, top, right, bottom of each in pixels; the last two are beyond it.
+      areas: int [n], its pixels.
+      keep: bool [n], whether it may belong to a digit.
+    """
+
+    def __init__(self, labels, boxes, areas):
+        self.labels = labels
+        self.boxes = boxes
+        self.areas = areas
+        self.keep = np.ones(len(areas), bool)
+
+    @property
+    def widths(self):
+        return self.boxes[:, 2] - self.boxes[:, 0]
+
+    @property
+    def heights(self):
+        return self.boxes[:, 3] - self.boxes[:, 1]
+
+    def mask_of(self, chosen):
+        """bool [h, w]: the pixels of the components for which `chosen`, bool [n], is true."""
+        return np.append(chosen, False)[self.labels]  # The label -1 finds the False at the end.
+
+    def sum_over(self, where, values=None):
+        """[n]: for each component the sum of `values`, [h, w] or 1, over its pixels in the mask `where` [h, w]."""
+        where = where & (self.labels >= 0)
+        weights = None if values is None else values[where]
+        return np.bincount(self.labels[where], weights, len(self.areas))
+
+    def frame_of(self, numbers):
+        """[left, top, right, bottom] round the components with these numbers, int [m]."""
+        return [*self.boxes[numbers, :2].min(0), *self.boxes[numbers, 2:].max(0)]
+
+
+def _find_components(mask):
+    """The connected components of a mask [h, w], with 8 neighbours, as scipy.ndimage.label finds them."""
+    # First, each horizontal run of ink gets a number, from 1.  The paper added on three sides keeps the neighbours of
+    # a pixel, by index, from being on the other side of the picture.
+    padded = np.pad(mask, ((0, 1), (1, 1)))
+    stride = padded.shape[1]
+    ink = np.flatnonzero(padded)
+    run_of_ink = np.cumsum(np.diff(ink, prepend=-1) > 1)
+    run_at = np.zeros(padded.size, np.int32)
+    run_at[ink] = run_of_ink
+    # Then the runs that touch each other are merged.
+    uppers = []
+    lowers = []
+    for right in (-1, 0, 1):
+        below = run_at[ink + stride + right]
+        uppers.append(run_of_ink[below > 0])
+        lowers.append(below[below > 0])
+    root = _merge(np.concatenate(uppers), np.concatenate(lowers), run_of_ink.max(initial=0) + 1)
+    # Last, the components are numbered, from 0, and measured.
+    component_of_run = np.unique(root, return_inverse=True)[1] - 1
+    component = component_of_run[run_of_ink]
+    areas = np.bincount(component)
+    y, x = np.divmod(ink[np.argsort(component, kind="stable")], stride)
+    first = np.cumsum(areas) - areas
+    near = np.minimum.reduceat([x - 1, y], first, axis=1)
+    far = np.maximum.reduceat([x, y + 1], first, axis=1)
+    labels = component_of_run[run_at].reshape(padded.shape)[:-1, 1:-1]
+    return _Components(labels, np.concatenate([near, far]).T, areas)
+
+
+def _merge(ones, others, count):
+    """Union-find over the numbers 0 to `count` - 1: for each the smallest of those that it is joined to by pairs.
+
+    The pairs are given as two arrays, `ones` and `others`, int [m].
+    """
+    root = np.arange(count)
+    while ones.size:
+        smaller = np.minimum(root[ones], root[others])
+        np.minimum.at(root, np.maximum(root[ones], root[others]), smaller)
+        while (root != root[root]).any():
+            root = root[root]
+        apart = root[ones] != root[others]
+        ones = ones[apart]
+        others = others[apart]
+    return root
+
+
+# What touches the rim lies within this share of the picture's side.
+_RIM = 0.02
+# A table at the rim has more than so many times the ink of the largest piece in the middle; a digit never has.
+_TABLE = 4
+
+
+def _is_round_paper(pieces):
+    """bool [n]: which pieces lie round the paper: frames, sheet edges, and what lies in a strip with the table."""
+    size = np.array(pieces.labels.shape[::-1])
+    width, height = size
+    middle = np.zeros(pieces.labels.shape, bool)
+    middle[height // 6 : height - height // 6, width // 6 : width - width // 6] = True
+    is_outside = pieces.sum_over(middle) < 0.05 * pieces.areas
+    rims = (pieces.boxes[:, :2] <= _RIM * size).sum(1) + (pieces.boxes[:, 2:] >= (1 - _RIM) * size).sum(1)
+    round_paper = is_outside & (rims >= 2)
+    # A first or last digit touches the rim, too, but has not many times the ink of those in the middle.
+    compared = pieces.areas if is_outside.all() else pieces.areas[~is_outside]
+    is_table = is_outside & (rims >= 1) & (pieces.areas > _TABLE * compared.max(initial=0))
+    for axis, length in enumerate(size):
+        first = pieces.boxes[:, axis]
+        last = pieces.boxes[:, axis + 2]
+        top = last[is_table & (last <= length / 6)].max(initial=0)
+        bottom = first[is_table & (first >= length * 5 / 6)].min(initial=length)
+        round_paper |= (last <= top) | (first >= bottom)
+    return round_paper
+
+
+# A printed line is thinner than this share of the picture's height.
+_RULING = 1 / 60
+# So much of its length is seen beside what is written on it: more than of strokes that happen to lie in one line.
+_SEEN_OF_LINE = 0.6
+
+
+def _find_ruling(mask):
+    """The pixels of mask [h, w] on thin lines across its whole width, without strokes that cross: ruled paper."""
+    height, width = mask.shape
+    thickest = max(3, round(_RULING * height)) | 1
+    thin = mask & ~_dilate(_erode(mask, thickest, 1), thickest, 1)
+    if thin.any(axis=0).sum() < _SEEN_OF_LINE * width:  # What follows is slow, and most sheets are not ruled.
+        return np.zeros_like(mask)
+    lean = max(1, height // 200)  # A line may lean by so much within the shortest piece of it.
+    shortest = max(1, width // 8)
+    gap = 2 * thickest + 1  # A crossing stroke leaves such a gap, or an upright of squared paper.
+    parts = _erode(_dilate(thin, 2 * lean + 1, gap), 1, shortest + gap)
+    rim = max(1, width // 4)
+    lines = np.pad(_dilate(parts, gap, 2 * shortest), ((0, 0), (rim, rim)))
+    # A closing goes over the gap that a digit leaves, up to half the picture.
+    closed = _erode(_dilate(lines, 1, 2 * rim + 1), 1, 2 * rim + 1)
+    lines = _find_components(closed[:, rim:-rim])
+    seen = np.zeros([len(lines.areas), width], bool)
+    y, x = np.nonzero(thin & (lines.labels >= 0))
+    seen[lines.labels[y, x], x] = True
+    is_ruling = (lines.widths >= width) & (seen.sum(axis=1) >= _SEEN_OF_LINE * width)
+    return thin & lines.mask_of(is_ruling)
+
+
+def _is_sharp(pieces, contrast):
+    """bool [n]: pieces whose outline is a small step from paper to ink, unlike a shadow's."""
+    mask = pieces.labels >= 0
+    outline = mask & ~_erode(mask, 3, 3)
+    step = max(3, round(_SOFT * min(mask.shape)))
+    padded = np.pad(contrast, step, mode="edge")
+    y, x = np.nonzero(outline)
+    around = [padded[y + down, x + right] for down in (0, step, 2 * step) for right in (0, step, 2 * step)]
+    steps = np.zeros(mask.shape)
+    steps[outline] = np.ptp(around, axis=0)
+    # Steps and ink are compared in the mean of each piece; both sides are multiplied by areas and outline lengths.
+    mean_step = pieces.sum_over(outline, steps) * pieces.areas
+    mean_ink = pieces.sum_over(mask, contrast) * pieces.sum_over(outline)
+    return mean_step > _SHARP * mean_ink
+
+
+def _typical_height(heights, ink):
+    """The height of the piece in which the median pixel of ink lies; both [n]."""
+    order = np.argsort(heights)
+    ink_so_far = np.cumsum(ink[order])
+    return heights[order[np.searchsorted(ink_so_far, ink_so_far[-1] / 2)]]
+
+
+# -------- Strokes to digits
+
+# A fragment belongs to a digit that is nearer than this share of the digits' height.
+_NEAR = 0.25
+
+
+def _group_into_digits(pieces):
+    """A list of arrays of piece numbers, one for each digit.
+
+    A fragment goes to the nearest large piece; large pieces close above each other (a broken 8) are one digit.
+    """
+    kept = np.flatnonzero(pieces.keep)
+    widths = pieces.widths[kept]
+    heights = pieces.heights[kept]
+    typical = _typical_height(heights, pieces.areas[kept])
+    near = pieces.boxes[kept, :2]
+    far = pieces.boxes[kept, 2:]
+    # [m, m] each: the gaps between two boxes, negative where they overlap.
+    across, down = np.moveaxis(np.maximum(near[:, None], near) - np.minimum(far[:, None], far), 2, 0)
+    is_large = heights >= _FRAGMENT * typical
+    distance = np.where(is_large, np.maximum(across, 0) + np.maximum(down, 0), np.inf)
+    owner = np.where(is_large, np.arange(len(kept)), distance.argmin(1))
+    overlaps = -across > 0.5 * np.minimum.outer(widths, widths)
+    stacked = overlaps & (down < _NEAR * typical / 2) & is_large & is_large[:, None]
+    for one, other in np.argwhere(stacked):
+        owner[owner == owner[other]] = owner[one]
+    belongs = is_large | (distance.min(1) < _NEAR * typical)
+    return [kept[belongs & (owner == digit)] for digit in np.unique(owner)]
+
+
+def _reading_order(boxes):
+    """The order of boxes [n, 4], as a list of their numbers: rows top to bottom, left to right in each."""
+    middle = (boxes[:, 1] + boxes[:, 3]) / 2
+    half = (boxes[:, 3] - boxes[:, 1]) / 2
+    rows = []
+    for i in np.argsort(boxes[:, 0]):
+        # A row may lean, so a digit is compared with the last one of each row.
+        nearest = min(rows, key=lambda row, i=i: abs(middle[i] - middle[row[-1]]), default=None)
+        if nearest and abs(middle[i] - middle[nearest[-1]]) <= max(half[i], half[nearest[-1]]):
+            nearest.append(i)
+        else:
+            rows.append([i])
+    rows.sort(key=lambda row: middle[row].mean())
+    return [i for row in rows for i in row]
+
+
+# A paler stroke is brought up to this share of the digit's full ink; what is paler still is a smudge.
+_PRESSURE = 0.4
+
+
+def _cut_out(contrast, pieces, numbers, frame):
+    """float32 [h, w] in 0..1: the grey levels of the pieces with these numbers alone, 1 = the digit's full ink."""
+    left, top, right, bottom = frame
+    window = slice(max(top - 2, 0), bottom + 2), slice(max(left - 2, 0), right + 2)
+    mask = np.isin(pieces.labels[window], numbers)
+    ink = contrast[window] * _dilate(mask, 3, 3)
+    full = np.percentile(ink[mask], 75)
+    reach = 2 * round(_stroke_width(mask)) + 1
+    pressure = _dilate(ink, reach, reach)
+    return np.clip(ink / np.clip(pressure, _PRESSURE * full, full), 0, 1)
+
+
+# -------- Tools
+
+# Each takes and returns arrays [h, w].
+
+
+def _resize(grey, height, width, resampling=Image.Resampling.BICUBIC):
+    """float32 [h, w] scaled to [height, width], anti-aliased when it shrinks."""
+    image = Image.fromarray(np.ascontiguousarray(grey, np.float32))
+    return np.asarray(image.resize((width, height), resampling))
+
+
+def _dilate(grey, height, width):
+    """Grey dilation: the maximum over centred windows of `height` x `width` pixels."""
+    return _extreme_down(np.maximum, _extreme_down(np.maximum, grey, height).T, width).T
+
+
+def _erode(grey, height, width):
+    """Grey erosion: the minimum over centred windows of `height` x `width` pixels."""
+    return _extreme_down(np.minimum, _extreme_down(np.minimum, grey, height).T, width).T
+
+
+def _extreme_down(extreme, grey, size):
+    """np.maximum or np.minimum of each pixel's `size` neighbours in its column."""
+    result = np.pad(grey, ((size // 2, (size - 1) // 2), (0, 0)), mode="edge")
+    covered = 1
+    while covered < size:  # The extreme of 2n neighbours is that of two windows of n.
+        step = min(covered, size - covered)
+        result = extreme(result[:-step], result[step:])
+        covered += step
+    return result
+
+
+def _stroke_width(mask):
+    """The mean width of the strokes of mask [h, w] in pixels: two areas divided by the length of the outline."""
+    mask = np.pad(mask, 1)
+    outline = (mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum()
+    return 2 * mask.sum() / max(outline * np.pi / 4, 1)
+
+
+# ======== MNIST's form
+
+_BOX_SIDE = 20  # pixels: MNIST scaled each digit to fit into a box of this side
+_FINE = 4  # Strokes are measured and mended at so many times MNIST's resolution.
+# Stroke widths in MNIST's pixels.  Half of its own strokes lie between 2.1 and 2.9.  Thinner ones are thickened to at
+# most the second number, thicker ones thinned to the third.
+_THIN = 2.1
+_MIDDLING = 2.6
+_THICK = 3.0
+
+
+def _to_mnist(ink):
+    """ink [h, w] in 0..1 of one digit as float32 [784]: with MNIST's thickness, in its box, by its centre of mass."""
+    faint = 2 * max(max(ink.shape) / (_BOX_SIDE * _FINE), 1) - _stroke_width(ink > 0.5)
+    if faint > 0:  # Strokes finer than two pixels of the fine picture would fade when it is shrunk.
+        side = round(faint) + 1
+        ink = _dilate(ink, side, side)
+    with_room_to_grow = np.pad(_fit_to_box(ink), 2 * _FINE)
+    ink = _fit_to_box(_mend_thickness(with_room_to_grow))
+    ink = np.clip(_resize(ink, *(max(1, round(side / _FINE)) for side in ink.shape)), 0, 1)
+    return _centre(ink)
+
+
+def _fit_to_box(ink):
+    """ink [h, w] cut to its strokes and scaled so that its long side is _BOX_SIDE * _FINE pixels."""
+    rows = np.flatnonzero((ink > 0.5).any(1))
+    columns = np.flatnonzero((ink > 0.5).any(0))
+    if not rows.size:
+        raise PictureError(_NO_DIGIT)
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = _BOX_SIDE * _FINE / max(ink.shape)
+    return np.clip(_resize(ink, *(max(1, round(side * scale)) for side in ink.shape)), 0, 1)
+
+
+def _mend_thickness(ink):
+    """ink [h, w] at _FINE resolution with strokes no thinner and no thicker than MNIST's."""
+    width = _stroke_width(ink > 0.5) / _FINE
+    if width < _THIN:
+        wanted = min(_MIDDLING, 2 * _THIN - width)  # This has no step at _THIN.
+        extreme = np.maximum
+    else:
+        wanted = min(width, _THICK)
+        extreme = np.minimum
+    # The strokes grow or shrink by a pixel a turn on every side, in the last turn by what is left of the radius.  A
+    # square and a diamond in turn make an octagon, which is nearly round.
+    radius = abs(wanted - width) / 2 * _FINE
+    for left in np.arange(radius, 0, -1):
+        upright = _extreme_down(extreme, ink, 3)
+        level = _extreme_down(extreme, ink.T, 3).T
+        square = _extreme_down(extreme, upright.T, 3).T
+        changed = square if int(left) % 2 else extreme(upright, level)
+        ink = ink + (changed - ink) * min(left, 1)
+    return ink
+
+
+def _centre(ink):
+    """ink [h, w], at most 28x28, as float32 [784] its centre of mass in the middle, moved by whole pixels."""
+    centre = [ink.sum(1 - axis) @ np.arange(length) / ink.sum() for axis, length in enumerate(ink.shape)]
+    # MNIST's centre is that of pixel 14, half a pixel past the middle.
+    start = np.rint(IMAGE_SIDE // 2 - np.array(centre)).astype(int)
+    start = np.clip(start, 0, IMAGE_SIDE - np.array(ink.shape))
+    image = np.zeros([IMAGE_SIDE, IMAGE_SIDE], np.float32)
+    image[start[0] :, start[1] :][: ink.shape[0], : ink.shape[1]] = ink
+    return image.ravel()
+
+
+# ======== What is no digit
+
+# A digit of which the network is less sure than this is doubted.  Of 439 real digits three got less than 0.6, so it
+# doubts hardly one of them, but few letters, too.
+_LEAST_CONFIDENCE = 0.5
+# This share of the training digits is further from all others than what is taken for a digit: a larger distance refuses
+# fewer drawings, of which this refuses nine in ten.
+_STRANGE_SHARE = 0.002
+# So many training digits are compared with.
+_OUTLINE_SAMPLES = 20000
+
+
+def is_no_digit(pixels, probabilities, model_dir):
+    """Tell digits from letters, drawings and blots, of which the network alone would be sure, too.
+
+    Args:
+      pixels: float32 [n, 784].
+      probabilities: what the network says of them, float32 [n, classes].
+      model_dir: the folder with the outlines of training digits.
+
+    Returns bool [n].
+    """
+    is_doubtful = probabilities.max(axis=1) < _LEAST_CONFIDENCE
+    return is_doubtful | _is_strange(pixels, probabilities.argmax(axis=1), model_dir)
+
+
+def _is_strange(pixels, classes, model_dir):
+    """bool [n]: which of the pixels [n, 784] resemble no training digit of the class that they got, int [n]."""
+    known, known_classes, strange_distance = _read_outlines(model_dir)
+    likeness = np.where(classes[:, None] == known_classes, _get_outlines(pixels) @ known.T, -1)
+    return 1 - likeness.max(axis=1, initial=-1) > strange_distance
+
+
+# [28, 14]: the triangle filter that halves a side.  Without its blur a line beside a line would be no likeness at all.
+_HALVE = 1 - np.abs(np.arange(IMAGE_SIDE)[:, None] - (2 * np.arange(IMAGE_SIDE // 2) + 0.5)) / 2
+_HALVE = np.maximum(0, _HALVE).astype(np.float32)
+
+
+def _get_outlines(pixels):
+    """float32 [n, 196]: pixels [n, 784] at half size, of length 1, so that the product of two is their likeness."""
+    images = pixels.reshape(-1, IMAGE_SIDE, IMAGE_SIDE)
+    halved = (_HALVE.T @ images @ _HALVE).reshape(len(images), -1)
+    return halved / np.maximum(np.linalg.norm(halved, axis=1, keepdims=True), 1e-6)
+
+
+def write_outlines(data_dir, samples):
+    """Write the outlines of some training samples to the file outlines.npz of a data folder.
+
+    Args:
+      data_dir: the folder, a Path.
+      samples: [(784 bytes, class number), ...].
+
+    The file holds `outlines`, float16 [m, 196], `classes`, int [m], and `strange`, the distance to the nearest training
+    digit of its class, 0..1, beyond which something is no digit.
+    """
+    some = samples[:: -(-len(samples) // _OUTLINE_SAMPLES)]
+    pixels = np.frombuffer(b"".join(pixels for pixels, _ in some), np.uint8).reshape(-1, INPUT_NODE)
+    outlines = _get_outlines(pixels / np.float32(255))
+    classes = np.array([number for _, number in some])
+    distances = []
+    for number in np.unique(classes):
+        own = outlines[classes == number]
+        likeness = own[:1000] @ own.T  # Those of all would need the square of their number.
+        np.fill_diagonal(likeness, 0)
+        distances.extend(1 - likeness.max(1))
+    strange = np.quantile(distances, 1 - _STRANGE_SHARE)
+    with mnist_forward.write_whole(data_dir / OUTLINES_FILE) as part, open(part, "wb") as file:
+        np.savez_compressed(file, outlines=outlines.astype(np.float16), classes=classes, strange=strange)
+
+
+@functools.cache
+def _read_outlines(model_dir):
+    """(outlines, float32 [m, 196]; their classes, int [m]; the distance that is strange) of a model folder.
+
+    A model that the lecture's program trained has no such file: then nothing is strange.  Raises UserError where the
+    file is damaged.
+    """
+    path = Path(model_dir) / OUTLINES_FILE
+    try:
+        with np.load(path) as file:
+            classes = file["classes"]
+            outlines = file["outlines"].reshape(len(classes), IMAGE_SIDE * IMAGE_SIDE // 4).astype(np.float32)
+            return outlines, classes, float(file["strange"])
+    except FileNotFoundError:
+        return np.zeros([0, IMAGE_SIDE * IMAGE_SIDE // 4]), np.zeros(0), np.inf
+    except Exception:  # numpy, zip and zlib have one each.
+        raise UserError(f"{path} is damaged: delete it and run mnist_backward.py, which copies it anew.") from None
+
+
+# ======== Pictures of the answer
+
+_CONTACT_SHEET_PICTURES = 60
+
+
+class _Album:
+    """A folder with a picture of each reading, and a contact sheet of every 60 of them."""
+
+    def __init__(self, look_dir):
+        self.look_dir = look_dir
+        self.count = 0
+        self.cells = []
+
+    def add(self, reading):
+        """Save the picture of a Reading, and the contact sheet once it is full."""
+        self.count += 1
+        name = Path(reading.path).name
+        save_picture(_draw_reading(reading), self.look_dir / f"{self.count:04d}-{Path(name).stem[:80]}.png")
+        caption = draw_text(f"{name[-60:]}: {reading.answer}", 200)
+        self.cells.append(arrange_in_grid([_draw_boxes(reading, 200), caption], columns=1))
+        if len(self.cells) == _CONTACT_SHEET_PICTURES:
+            self.save_contact_sheet()
+
+    def save_contact_sheet(self):
+        """Save the sheet of the pictures that are on none yet."""
+        if self.cells:
+            first = self.count - len(self.cells) + 1
+            save_picture(arrange_in_grid(self.cells, columns=6), self.look_dir / f"contact-sheet-{first:04d}.png")
+        self.cells = []
+
+
+def _draw_reading(reading):
+    """An RGB picture: the photo with its digits boxed, what the network saw, and the three likeliest digits of each."""
+    photo = _draw_boxes(reading, 480)
+    digits = []
+    for pixels, guesses in zip(reading.pixels, reading.answer.guesses, strict=True):
+        caption = ", ".join(f"{name:.20}:\xa0{probability:.1%}" for name, probability in guesses)
+        digits.append(draw_digit(pixels, caption, 112))
+    if digits:
+        photo = arrange_in_grid([photo, arrange_in_grid(digits, columns=max(3, len(digits) // 3))], columns=2)
+    title = draw_text(f"{Path(reading.path).name}: {reading.answer}", photo.width, size=18)
+    return arrange_in_grid([title, photo], columns=1)
+
+
+def _draw_boxes(reading, side):
+    """The photo with a box round each digit, at most `side` pixels wide and high; where there is none a grey square."""
+    try:
+        photo = Image.fromarray(np.uint8(open_picture(reading.path) * 255))
+    except PictureError:
+        photo = Image.new("RGB", (side, side), "lightgrey")
+    scale = side / max(photo.size)
+    photo = photo.resize([max(1, round(length * scale)) for length in photo.size])
+    for box in reading.boxes:
+        ImageDraw.Draw(photo).rectangle([edge * scale for edge in box], outline="red", width=2)
+    return photo
+
+
+def draw_digit(pixels, caption, side=84):
+    """An RGB picture of pixels, [784] in 0..1, enlarged to `side` without smoothing, above a caption."""
+    image = Image.fromarray(np.uint8(pixels.reshape(IMAGE_SIDE, IMAGE_SIDE) * 255))
+    enlarged = image.resize((side, side), Image.Resampling.NEAREST)
+    return arrange_in_grid([enlarged, draw_text(caption, side)], columns=1)
+
+
+def draw_text(text, width, size=13, ground="white"):
+    """An RGB picture of the text, in lines of about `width` pixels: of that width, or of its widest line's."""
+    font = ImageFont.load_default(size)
+    # A space that does not break a line is drawn as any other.
+    lines = textwrap.fill(text, max(1, 2 * width // size)).replace("\xa0", " ")
+    right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((2, 2), lines, font)[2:]
+    image = Image.new("RGB", (max(width, int(right) + 2), int(bottom) + 4), ground)
+    ImageDraw.Draw(image).multiline_text((2, 2), lines, "black", font)
+    return image
+
+
+def arrange_in_grid(images, columns):
+    """An RGB picture of the images, so many in a row, on white with a margin of 6 pixels round each."""
+    widths = [max(image.width for image in images[i::columns]) + 12 for i in range(min(columns, len(images)))]
+    heights = [max(image.height for image in images[i : i + columns]) + 12 for i in range(0, len(images), columns)]
+    sheet = Image.new("RGB", (sum(widths), sum(heights)), "white")
+    for i, image in enumerate(images):
+        left = sum(widths[: i % columns]) + 6
+        top = sum(heights[: i // columns]) + 6
+        sheet.paste(image, (left, top))
+    return sheet
+
+
+def save_picture(image, path):
+    """Save a Pillow image as PNG, in a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mnist_forward.write_whole(path) as part:
+        image.save(part, format="PNG")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@
 writes `mnist_train.tfrecords` (of MNIST 60,000 records, 51 MB), `mnist_test.tfrecords` (10,000), `contact-sheet.png`,
 `outlines.npz` and the names of the classes.  A record is one tf.train.Example with the lecture's two features:
 `img_raw`, 784 bytes, 0 = paper .. 255 = ink, and `label`, int64, one-hot.
+
+In this file a sample is (784 bytes, class number).
 """
 
 import argparse
@@ -14,29 +16,227 @@ import contextlib
 import functools
 import gzip
 import itertools
-import math
 import re
 import sys
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from google.protobuf.message import DecodeError  # comes with tensorflow
+from google.protobuf.message import DecodeError  # It comes with tensorflow.
 
 import mnist_app
 import mnist_forward
-from mnist_app import SIDE, PictureError
-from mnist_forward import DATA_PATH, INPUT_NODE, UserError, class_names, tf, whole
+from mnist_app import PictureError
+from mnist_forward import DATA_PATH, IMAGE_SIDE, INPUT_NODE, UserError, read_class_names, tf
 
-TRAIN_SET, TEST_SET = "mnist_train", "mnist_test"
-TEST_SHARE = 7  # every so manyth picture of a class, where no test set is given (MNIST: 10,000 of 70,000)
-SEED = 1  # of the order in which the pictures of --train are written
+TRAIN_SET = "mnist_train"
+TEST_SET = "mnist_test"
+
+# ======== Reading the records through queues
+
 READ_AT_ONCE = 1000  # records a call; lecture: one, which is what its training waits for
-SHARDS_AT_ONCE = 4  # so many are read side by side, which mixes what was written together
+SHARDS_AT_ONCE = 4  # files that are read side by side, which mixes what was written together
 MIN_AFTER_DEQUEUE = 10000  # records to draw from; lecture: 700 of 60,000, which left a batch nearly in file order
-BATCH_THREADS, BATCHES_IN_STORE = 2, 8  # made ahead of the training step, to bridge a pause of either side
-SHARING = 4  # pictures of a batch that share a field and so are moved by one gather: one by one it is a quarter slower
-PIXELS = np.stack(np.mgrid[:SIDE, :SIDE], axis=-1).astype(np.float32)  # where each is: [28, 28, 2], (down, right)
+# So many threads keep so many batches ready before the training step asks for them, to bridge a pause of either side.
+BATCH_THREADS = 2
+BATCHES_AHEAD = 8
+
+
+def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, tasks=1):
+    """Build the queues that deliver batches: of the training set shuffled and without end, of the test set in file
+    order and once.
+
+    Adds QueueRunners to the graph: start them with tf.train.start_queue_runners, after initialising the local
+    variables.  For training there are two queues: one of shuffled records, one of batches that are ready.
+
+    Args:
+      num: pictures in a batch; only the last batch of the test set may be smaller.
+      isTrain: which set.
+      data_dir: folder of the records.
+      distort: for training batches, what the queue's threads do to the pictures, a function of float32 [num, 784] that
+        returns the same; None leaves them as they are.
+      task, tasks: of so many machines this one, from 0; each reads its own shards, or all where there are too few.
+
+    Returns img_batch, float32 [num, 784], 0 = paper .. 1 = ink, and label_batch, float32 [num, classes], one-hot.
+    Raises UserError where records are missing, damaged or foreign, before a queue is built.
+    """
+    paths, _ = find_records(data_dir, TRAIN_SET if isTrain else TEST_SET)
+    files = [str(path) for path in paths]
+    if isTrain and len(files) >= tasks:
+        files = files[task::tasks]
+    # File names: again and again in random order for training, once for the test.
+    filename_queue = tf.train.string_input_producer(files, num_epochs=None if isTrain else 1, shuffle=isTrain)
+    # Reading: many serialized records a call.
+    readers = [tf.TFRecordReader() for _ in files[: SHARDS_AT_ONCE if isTrain else 1]]
+    serialized = [[reader.read_up_to(filename_queue, READ_AT_ONCE)[1]] for reader in readers]
+    # Shuffling (the lecture's shuffle_batch): before the parsing, since a serialized record is the smallest.
+    capacity = 2 * max(num, READ_AT_ONCE)
+    if isTrain:
+        capacity += MIN_AFTER_DEQUEUE
+        batch = tf.train.shuffle_batch_join(serialized, num, capacity, MIN_AFTER_DEQUEUE, enqueue_many=True)
+    else:
+        batch = tf.train.batch(serialized[0], num, 1, capacity, enqueue_many=True, allow_smaller_final_batch=True)
+    img_batch, label_batch = _parse(batch, len(read_class_names(data_dir)))
+    if not isTrain:
+        return img_batch, label_batch
+    img_batch.set_shape([num, INPUT_NODE])
+    return _keep_ready(distort(img_batch) if distort else img_batch, label_batch)
+
+
+def _parse(serialized, classes):
+    """The pictures, float32 [n, 784] in 0..1, and labels, float32 [n, classes], of serialized records, string [n]."""
+    wanted = {"img_raw": tf.FixedLenFeature([], tf.string), "label": tf.FixedLenFeature([classes], tf.int64)}
+    features = tf.parse_example(serialized, features=wanted)
+    img = tf.decode_raw(features["img_raw"], tf.uint8)
+    img.set_shape([None, INPUT_NODE])
+    img = tf.cast(img, tf.float32) * (1.0 / 255)
+    label = tf.cast(features["label"], tf.float32)
+    return img, label
+
+
+def _keep_ready(img_batch, label_batch):
+    """The same two tensors out of a queue, which its own threads keep full, so that no training step waits for them.
+
+    Adds to the collection `queue_fill` how full that queue is, a scalar in 0..1.
+    """
+    shapes = [img_batch.shape, [img_batch.shape[0], label_batch.shape[1]]]
+    queue = tf.FIFOQueue(BATCHES_AHEAD, [tf.float32, tf.float32], shapes)
+    enqueue_op = queue.enqueue([img_batch, label_batch])
+    tf.train.add_queue_runner(tf.train.QueueRunner(queue, [enqueue_op] * BATCH_THREADS))
+    tf.add_to_collection("queue_fill", queue.size() / BATCHES_AHEAD)
+    return queue.dequeue()
+
+
+def find_records(data_dir, set_name):
+    """Find the TFRecord files of a set, TRAIN_SET or TEST_SET, and look at every record in them.
+
+    Returns (paths, number of records).  Raises UserError where a file is missing, damaged or foreign.
+    """
+    paths = _list_record_files(data_dir, set_name) or [Path(data_dir) / f"{set_name}.tfrecords"]
+    together = int(paths[0].stem[-5:]) if "-of-" in paths[0].stem else 1
+    if len(paths) != together or len({path.stem[-9:] for path in paths}) > 1:
+        raise UserError(
+            f"{data_dir} holds {len(paths)} files of {set_name}, no whole set: run mnist_generateds.py again."
+        )
+    return paths, sum(count_records(path) for path in paths)
+
+
+def _list_record_files(data_dir, set_name):
+    """The paths of the TFRecord files of a set that are there, sorted."""
+    pattern = re.compile(set_name + r"(-\d{5}-of-\d{5})?\.tfrecords")
+    return sorted(path for path in Path(data_dir).glob(f"{set_name}*") if pattern.fullmatch(path.name))
+
+
+@functools.cache
+def count_records(path):
+    """Count the records of a TFRecord file, and look at every one of them.
+
+    A queue that is fed from a missing or foreign file would only say "insufficient elements".  Raises UserError, which
+    names file, record and cure.
+    """
+    cure = "write it again with `python mnist_generateds.py`, --data as here"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: {cure}.")
+    classes = len(read_class_names(path.parent))
+    count = 0
+    size = 0
+    try:
+        for record in tf.python_io.tf_record_iterator(str(path)):
+            _check_record(record, classes)
+            count += 1
+            size += len(record) + 16  # its length and two checksums
+        if count == 0 or size != path.stat().st_size:  # The iterator takes a file cut within a length for ended.
+            raise ValueError("the file ends there")
+    except (ValueError, DecodeError, tf.errors.OpError) as error:
+        raise UserError(f"{path} is no good at record {count + 1}, {mnist_forward.explain(error)}: {cure}.") from None
+    return count
+
+
+def _check_record(record, classes):
+    """Raise ValueError unless a serialized record has the lecture's two features."""
+    feature = tf.train.Example.FromString(record).features.feature
+    pixels = feature["img_raw"].bytes_list.value
+    label = feature["label"].int64_list.value
+    if [len(value) for value in pixels] != [INPUT_NODE]:
+        raise ValueError(f"`img_raw` is not {INPUT_NODE} bytes")
+    if sorted(label) != [0] * (classes - 1) + [1]:
+        raise ValueError(f"`label` is not {classes} int64, one-hot, but {len(label)}: {list(label)[:10]}")
+
+
+# ======== Writing the records
+
+
+def write_tfrecords(data_dir, set_name, samples, class_names, shards=1):
+    """Write samples as the TFRecord files of a set, in place of those that were there, all of them whole or none.
+
+    Args:
+      data_dir: folder of the records, a Path.
+      set_name: TRAIN_SET or TEST_SET.
+      samples: [(784 bytes, class number), ...].
+      class_names: the names, for the one-hot labels and for what is printed.
+      shards: how many files.
+
+    Raises UserError where the disk takes no more.
+    """
+    paths = _name_shards(data_dir, set_name, max(1, min(shards, len(samples))))
+    where = f"{paths[0]}" if len(paths) == 1 else f"{paths[0]} .. {paths[-1].name}"
+    print(f"Writing {where}")
+    try:
+        with contextlib.ExitStack() as files:  # All are closed before the first gets its name.
+            parts = [files.enter_context(mnist_forward.write_whole(path)) for path in paths]
+            writers = [files.enter_context(tf.python_io.TFRecordWriter(str(part))) for part in parts]
+            for writer, sample in zip(itertools.cycle(writers), _show_progress(samples, "records")):
+                writer.write(_make_example(*sample, len(class_names)).SerializeToString())
+    except tf.errors.OpError as error:
+        raise UserError(f"{paths[0]} can't be written ({error.message}): make room or name another --data.") from None
+    for stale in set(_list_record_files(data_dir, set_name)) - set(paths):
+        stale.unlink()
+    counts = np.bincount([label for _, label in samples], minlength=len(class_names))
+    per_class = ", ".join(f"{name}: {count}" for name, count in zip(class_names, counts, strict=True))
+    print(f"{len(samples)} records in {where}\n  {per_class}")
+
+
+def _name_shards(data_dir, set_name, shards):
+    """The paths of the files of a set."""
+    if shards == 1:
+        return [data_dir / f"{set_name}.tfrecords"]
+    return [data_dir / f"{set_name}-{i:05d}-of-{shards:05d}.tfrecords" for i in range(shards)]
+
+
+def _make_example(pixels, label, classes):
+    """A sample as the lecture's tf.train.Example."""
+    one_hot = [0] * classes
+    one_hot[label] = 1
+    feature = {
+        "img_raw": tf.train.Feature(bytes_list=tf.train.BytesList(value=[pixels])),
+        "label": tf.train.Feature(int64_list=tf.train.Int64List(value=one_hot)),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=feature))
+
+
+def _show_progress(items, noun):
+    """Yield the items, and on a terminal show how many of them there were."""
+    shown = sys.stdout.isatty()
+    for count, item in enumerate(items, 1):
+        yield item
+        if shown and (count % 500 == 0 or count == len(items)):
+            print(f"\r{count} of {len(items)} {noun}", end="\n" if count == len(items) else "", flush=True)
+
+
+def save_contact_sheet(data_dir, samples, class_names):
+    """Save contact-sheet.png in a data folder: ten samples of each class, as the network is given them."""
+    cells = []
+    for number, name in enumerate(class_names):
+        of_class = (pixels for pixels, label in samples if label == number)
+        for pixels in itertools.islice(of_class, 10):
+            cells.append(mnist_app.draw_digit(np.frombuffer(pixels, np.uint8) / 255, name))
+    path = data_dir / "contact-sheet.png"
+    mnist_app.save_picture(mnist_app.arrange_in_grid(cells, columns=10), path)
+    print(f"{path} shows the first pictures of each class as the network is given them")
+
+
+# ======== Samples of IDX files
 
 
 def read_idx(path, dimensions):
@@ -45,7 +245,7 @@ def read_idx(path, dimensions):
         with gzip.open(path) as file:
             content = file.read()
         magic, *shape = np.frombuffer(content, ">u4", 1 + dimensions).tolist()
-        if magic != 0x800 + dimensions or shape[1:] != [SIDE, SIDE][: dimensions - 1]:  # 8: of unsigned bytes
+        if magic != 0x800 + dimensions or shape[1:] != [IMAGE_SIDE, IMAGE_SIDE][: dimensions - 1]:  # 8: bytes
             raise ValueError(f"its magic number is {magic:#x}, its sizes are {shape}")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     except FileNotFoundError:
@@ -54,211 +254,146 @@ def read_idx(path, dimensions):
         raise UserError(f"{path} is no whole gzipped IDX file of this kind ({error}): copy it again.") from None
 
 
-def idx_samples(folder, prefix, names):
-    """[(784 bytes, class int), ...] from the pair of IDX files of `prefix`, "train" or "t10k"."""
-    files = [folder / f"{prefix}-images-idx3-ubyte.gz", folder / f"{prefix}-labels-idx1-ubyte.gz"]
-    images, labels = read_idx(files[0], 3), read_idx(files[1], 1)
+def read_idx_samples(data_dir, prefix, class_names):
+    """The samples of the pair of IDX files of `prefix`, "train" or "t10k"; raises UserError as read_idx."""
+    image_file = data_dir / f"{prefix}-images-idx3-ubyte.gz"
+    label_file = data_dir / f"{prefix}-labels-idx1-ubyte.gz"
+    images = read_idx(image_file, 3)
+    labels = read_idx(label_file, 1)
     if len(images) != len(labels) or not len(labels):
-        raise UserError(f"{files[0]} holds {len(images)} pictures, {files[1]} {len(labels)} labels: copy both.")
-    if labels.max(initial=0) >= len(names):
-        most = f"the label {labels.max()}, the largest of {len(names)} classes is {len(names) - 1}"
-        raise UserError(f"{files[1]} holds {most}: correct or delete {folder / mnist_forward.CLASSES}.")
+        raise UserError(f"{image_file} holds {len(images)} pictures, {label_file} {len(labels)} labels: copy both.")
+    if labels.max() >= len(class_names):
+        most = f"the label {labels.max()}, the largest of {len(class_names)} classes is {len(class_names) - 1}"
+        cure = f"correct or delete {data_dir / mnist_forward.CLASSES_FILE}"
+        raise UserError(f"{label_file} holds {most}: {cure}.")
     return [(image.tobytes(), label) for image, label in zip(images, labels.tolist(), strict=True)]
 
 
-def listed_pictures(folder, label_file=None):
-    """[(place, path, class name), ...], by the lecture's text file of `name label` lines or by sub-folders so named."""
+# ======== Samples of pictures
+
+SHUFFLE_SEED = 1  # of the order in which pictures are written
+
+
+class LabelledPicture(NamedTuple):
+    """A picture file, the name of its class, and the place that says so, `labels.txt:3: `, or nothing."""
+
+    path: Path
+    label: str
+    place: str = ""
+
+
+def list_labelled_pictures(picture_dir, label_file=None):
+    """List the LabelledPictures of a folder, by the lecture's text file of `name label` lines or by its sub-folders."""
     if not label_file:
-        classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        return [("", Path(path), one.name) for one in classes for path in mnist_app.pictures_in([str(one)])]
-    lines = enumerate(mnist_forward.read_lines(label_file), 1)
-    named = [(f"{label_file}:{number}: ", *line.strip().rpartition(" ")) for number, line in lines if line.strip()]
-    return [(place, folder / name.strip(), label) for place, name, _, label in named]
+        class_dirs = sorted(path for path in picture_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return [
+            LabelledPicture(Path(path), class_dir.name)
+            for class_dir in class_dirs
+            for path in mnist_app.list_pictures([str(class_dir)])
+        ]
+    pictures = []
+    for number, line in enumerate(mnist_forward.read_lines(label_file), 1):
+        if line.strip():
+            name, _, label = line.strip().rpartition(" ")
+            pictures.append(LabelledPicture(picture_dir / name.strip(), label, f"{label_file}:{number}: "))
+    return pictures
 
 
-def picture_samples(names, folder, label_file=None):
-    """[(784 bytes, class int), ...], in random order, of the pictures of a folder; UserError names all that are bad.
-    A picture of 28x28 that is light on dark is taken as it is, like the lecture's; any other goes through `pre_pic`."""
-    listed, samples = listed_pictures(folder, label_file), []
-    known, none = [one for one in listed if one[2] in names], f"is none of the {len(names)} classes"
-    unknown = [f"{place}{label!r} {none} {names[0]} .. {names[-1]}" for place, _, label in listed if label not in names]
-    complaints = list(dict.fromkeys(unknown))
-    progress = tf.keras.utils.Progbar(len(known), verbose=sys.stdout.isatty(), unit_name="picture")
-    for place, path, label in known:
+def read_picture_samples(class_names, picture_dir, label_file=None):
+    """The samples of the pictures of a folder, in random order; raises UserError, which names all that are bad."""
+    pictures = list_labelled_pictures(picture_dir, label_file)
+    names = f"the {len(class_names)} classes {class_names[0]} .. {class_names[-1]}"
+    unknown = [f"{one.place}{one.label!r} is none of {names}" for one in pictures if one.label not in class_names]
+    complaints = list(dict.fromkeys(unknown))  # each once
+    known = [one for one in pictures if one.label in class_names]
+    samples = []
+    for one in _show_progress(known, "pictures"):
         try:
-            if not path.resolve().is_relative_to(folder.resolve()):
-                raise PictureError(f"leads out of {folder}")
-            grey = mnist_app.open_picture(path).mean(axis=2)
-            if grey.shape != (SIDE, SIDE) or not 0 < grey.mean() < 0.5:  # digits cover less than half of their square
-                grey = mnist_app.pre_pic(path)
-            samples.append((np.rint(grey * 255).astype(np.uint8).tobytes(), names.index(label)))
+            samples.append((read_sample_pixels(one.path, picture_dir), class_names.index(one.label)))
         except (PictureError, RuntimeError, ValueError) as error:  # a link to itself, a name that cannot be one
-            complaints.append(f"{place}{path} {error}")
-        progress.add(1)
-    if complaints or not samples:
-        more = f"\nand {len(complaints) - 10} more" if len(complaints) > 10 else ""
-        said = "\n".join(complaints[:10]) + more or f"{label_file or folder} names no picture."
-        raise UserError(f"{said}\nNothing was written: correct or remove these.")
-    return [samples[i] for i in np.random.default_rng(SEED).permutation(len(samples))]
+            complaints.append(f"{one.place}{one.path} {error}")
+    if complaints:
+        shown = complaints[:10]
+        if len(complaints) > 10:
+            shown.append(f"and {len(complaints) - 10} more")
+        raise UserError("\n".join([*shown, "Nothing was written: correct or remove these."]))
+    if not samples:
+        raise UserError(f"{label_file or picture_dir} names no picture.\nNothing was written: correct or remove these.")
+    order = np.random.default_rng(SHUFFLE_SEED).permutation(len(samples))
+    return [samples[i] for i in order]
 
 
-def split(samples, names):
-    """(training samples, test samples): every TEST_SHARE-th of each class, at least one, is for the test."""
-    sets, seen = ([], []), [0] * len(names)
-    for sample in samples:
-        sets[seen[sample[1]] % TEST_SHARE == 0].append(sample)
-        seen[sample[1]] += 1
-    if min(seen) < 2:
-        raise UserError(f"Class {names[np.argmin(seen)]} has {min(seen)} pictures: add some, or give --test PICTURES.")
-    return sets
+def read_sample_pixels(path, picture_dir):
+    """The most prominent digit of a picture file as 784 bytes; raises PictureError where there is none.
 
-
-def present_files(data, name):
-    """The paths of the TFRecord files of a set that are there, sorted."""
-    numbered = re.compile(name + r"(-\d{5}-of-\d{5})?\.tfrecords")
-    return sorted(path for path in Path(data).glob(f"{name}*") if numbered.fullmatch(path.name))
-
-
-def write_tfrecords(data, name, samples, names, shards=1):
-    """Write [(784 bytes, class), ...] as the TFRecord files of a set, in place of those that were there, all of them
-    whole or none; UserError where the disk takes no more."""
-    shards = max(1, min(shards, len(samples)))
-    numbers = [f"-{i:05d}-of-{shards:05d}" for i in range(shards)] if shards > 1 else [""]
-    paths = [data / f"{name}{number}.tfrecords" for number in numbers]
-    where = f"{paths[0]}" + (f" .. {paths[-1].name}" if shards > 1 else "")
-    print(f"Writing {where}")
-    progress = tf.keras.utils.Progbar(len(samples), verbose=sys.stdout.isatty(), unit_name="record")
-    try:
-        with contextlib.ExitStack() as files:  # all are closed before the first gets its name
-            parts = [files.enter_context(whole(path)) for path in paths]
-            writers = [files.enter_context(tf.python_io.TFRecordWriter(str(part))) for part in parts]
-            for writer, (pixels, label) in zip(itertools.cycle(writers), samples):
-                img_raw = tf.train.Feature(bytes_list=tf.train.BytesList(value=[pixels]))
-                one_hot = tf.train.Int64List(value=[int(i == label) for i in range(len(names))])
-                feature = {"img_raw": img_raw, "label": tf.train.Feature(int64_list=one_hot)}
-                writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
-                progress.add(1)
-    except tf.errors.OpError as error:
-        raise UserError(f"{paths[0]} can't be written ({error.message}): make room or name another --data.") from None
-    for stale in {*present_files(data, name)} - {*paths}:
-        stale.unlink()
-    counts = np.bincount([label for _, label in samples], minlength=len(names))
-    per_class = ", ".join(f"{name}: {count}" for name, count in zip(names, counts, strict=True))
-    print(f"{len(samples)} records in {where}\n  {per_class}")
-
-
-@functools.cache
-def count_records(path):
-    """How many records the TFRecord file `path` holds, after a look at every one of them: a queue that is fed from a
-    missing or foreign file only says "insufficient elements".  UserError names file, record and cure."""
-    cure = "write it again with `python mnist_generateds.py`, --data as here"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: {cure}.")
-    classes = len(class_names(path.parent))
-    number, size = 1, 0
-    try:
-        for record in tf.python_io.tf_record_iterator(str(path)):
-            feature = tf.train.Example.FromString(record).features.feature
-            pixels, label = feature["img_raw"].bytes_list.value, feature["label"].int64_list.value
-            if [len(value) for value in pixels] != [INPUT_NODE]:
-                raise ValueError(f"`img_raw` is not {INPUT_NODE} bytes")
-            if sorted(label) != [0] * (classes - 1) + [1]:
-                raise ValueError(f"`label` is not {classes} int64, one-hot, but {len(label)}: {list(label)[:10]}")
-            number, size = number + 1, size + len(record) + 16  # its length and two checksums
-        if number == 1 or size != path.stat().st_size:  # the iterator takes a file cut within a length for ended
-            raise ValueError("the file ends there")
-    except (ValueError, DecodeError, tf.errors.OpError) as error:
-        raise UserError(f"{path} is no good at record {number}, {mnist_forward.cause(error)}: {cure}.") from None
-    return number - 1
-
-
-def record_files(data, name):
-    """(paths, number of records) of the TFRecord files of a set; UserError if one is missing, or as count_records."""
-    paths = present_files(data, name) or [Path(data) / f"{name}.tfrecords"]
-    together = int(paths[0].stem[-5:]) if "-of-" in paths[0].stem else 1
-    if len(paths) != together or len({path.stem[-9:] for path in paths}) > 1:
-        raise UserError(f"{data} holds {len(paths)} files of {name}, no whole set: run mnist_generateds.py again.")
-    return paths, sum(map(count_records, paths))
-
-
-def random_field(n, *, rotation, shear, scale, shift, elastic):
-    """Displacements of n random maps: float32 [n, 28, 28, 2], (down, right) in pixels.
-    Each is affine about the centre, drawn evenly from -x..x: rotation in degrees, shear as a slope, scale as a share,
-    shift in pixels; and elastic (Simard 2003): bicubic between 7x7 points of normal noise, in pixels."""
-    most = (math.radians(1) * rotation, shear, scale, scale)  # which may be tensors
-    angle, slope, taller, wider = (x * tf.random_uniform([n], -1, 1) for x in most)
-    sin, cos = tf.sin(angle), tf.cos(angle)
-    down = tf.stack([cos + slope * sin, sin], axis=1) / (1 + taller)[:, None]
-    right = tf.stack([slope * cos - sin, cos], axis=1) / (1 + wider)[:, None]
-    change = tf.stack([down, right], axis=1) - tf.eye(2)
-    moved = tf.tensordot(change, tf.constant(PIXELS - (SIDE - 1) / 2), [[2], [2]])  # [n, 2, 28, 28]
-    affine = tf.transpose(moved, [0, 2, 3, 1]) + shift * tf.random_uniform([n, 1, 1, 2], -1, 1)
-    return affine + elastic * tf.image.resize_bicubic(tf.random_normal([n, 7, 7, 2]), [SIDE, SIDE], align_corners=True)
-
-
-def warp(img, field):
-    """img, float32 [k * n, 784], with every pixel taken from where the field, float32 [n, 28, 28, 2], (down, right) in
-    pixels, points, bilinearly; k pictures in a row share one.  Beyond the edge a picture goes on as its edge."""
-    n, k = field.shape[0], img.shape[0] // field.shape[0]
-    source = tf.clip_by_value(PIXELS + field, 0, SIDE - 1 - 1e-3)
-    corner = tf.floor(source)
-    down, right = tf.split(tf.reshape(source - corner, [n * INPUT_NODE, 2]), 2, axis=1)
-    corner = tf.cast(corner, tf.int32)
-    first_pixel = INPUT_NODE * tf.range(n)[:, None, None]
-    index = tf.reshape(first_pixel + SIDE * corner[..., 0] + corner[..., 1], [-1])
-    # A row for each pixel, with its value in the k pictures: what belongs together is then moved in one piece.
-    rows = tf.reshape(tf.transpose(tf.reshape(img, [n, k, INPUT_NODE]), [0, 2, 1]), [n * INPUT_NODE, k])
-    upper = tf.gather(rows, index) * (1 - right) + tf.gather(rows, index + 1) * right
-    lower = tf.gather(rows, index + SIDE) * (1 - right) + tf.gather(rows, index + SIDE + 1) * right
-    moved = tf.reshape(upper * (1 - down) + lower * down, [n, INPUT_NODE, k])
-    return tf.reshape(tf.transpose(moved, [0, 2, 1]), [n * k, INPUT_NODE])
-
-
-def get_tfrecord(num, isTrain=True, data=DATA_PATH, distortions=None, task=0, tasks=1):
-    """Batches of the training set, shuffled, without end, or of the test set, in file order, once, through queues.
-    Adds QueueRunners: start them with tf.train.start_queue_runners, after initialising the local variables.
-
-    Args:
-      num: pictures in a batch; only the last one of the test set may be smaller.
-      distortions: for training batches, the arguments of random_field, floats or scalar tensors; None: none.
-      task, tasks: of so many machines this one, from 0; each reads its own shards, or all where there are too few.
-
-    Returns img_batch, float32 [num, 784], 0 = paper .. 1 = ink, and label_batch, float32 [num, classes], one-hot.
-    Raises UserError where records are missing, damaged or foreign, before a queue is built.
+    A picture of 28x28 pixels that is light on dark is taken as it is, like the lecture's: digits cover less than half
+    of their square.  Any other is prepared as the app does it.
     """
-    files, classes = record_files(data, TRAIN_SET if isTrain else TEST_SET)[0], len(class_names(data))
-    files = [str(path) for path in (files[task::tasks] if isTrain and len(files) >= tasks else files)]
-    filename_queue = tf.train.string_input_producer(files, num_epochs=None if isTrain else 1, shuffle=isTrain)
-    readers = [tf.TFRecordReader() for _ in files[: SHARDS_AT_ONCE if isTrain else 1]]
-    records = [[reader.read_up_to(filename_queue, READ_AT_ONCE)[1]] for reader in readers]
-    room = MIN_AFTER_DEQUEUE * isTrain + 2 * max(num, READ_AT_ONCE)
-    if isTrain:
-        serialized = tf.train.shuffle_batch_join(records, num, room, MIN_AFTER_DEQUEUE, enqueue_many=True)
-    else:
-        serialized = tf.train.batch(records[0], num, 1, room, enqueue_many=True, allow_smaller_final_batch=True)
-    wanted = {"img_raw": tf.FixedLenFeature([], tf.string), "label": tf.FixedLenFeature([classes], tf.int64)}
-    features = tf.parse_example(serialized, features=wanted)
-    img, label = tf.decode_raw(features["img_raw"], tf.uint8), tf.cast(features["label"], tf.float32)
-    img.set_shape([num if isTrain else None, INPUT_NODE])
-    img = tf.cast(img, tf.float32) * (1.0 / 255)
-    if not isTrain:
-        return img, label
-    if distortions:
-        img = warp(img, random_field(num // math.gcd(num, SHARING), **distortions))
-    queue = tf.FIFOQueue(BATCHES_IN_STORE, [tf.float32, tf.float32], [[num, INPUT_NODE], [num, classes]])
-    tf.train.add_queue_runner(tf.train.QueueRunner(queue, [queue.enqueue([img, label])] * BATCH_THREADS))
-    tf.add_to_collection("queue_fill", queue.size() / BATCHES_IN_STORE)
-    return queue.dequeue()
+    if not path.resolve().is_relative_to(picture_dir.resolve()):
+        raise PictureError(f"leads out of {picture_dir}")
+    picture = mnist_app.open_picture(path)
+    grey = picture.mean(axis=2)
+    if grey.shape != (IMAGE_SIDE, IMAGE_SIDE) or not 0 < grey.mean() < 0.5:
+        pixels, boxes = mnist_app.find_digits(picture)
+        sizes = boxes[:, 2:] - boxes[:, :2]
+        grey = pixels[sizes.prod(axis=1).argmax()]
+    return np.rint(grey * 255).astype(np.uint8).tobytes()
 
 
-def show(data, samples, names):
-    """Save contact-sheet.png in the folder `data`: ten pictures of each class, as the network is given them."""
-    cells = []
-    for i, name in enumerate(names):
-        first = itertools.islice((pixels for pixels, label in samples if label == i), 10)
-        cells += [mnist_app.seen_by_network(np.frombuffer(pixels, np.uint8) / 255, name) for pixels in first]
-    mnist_app.save_picture(mnist_app.grid(cells, across=10), data / "contact-sheet.png")
-    print(f"{data / 'contact-sheet.png'} shows the first pictures of each class as the network is given them")
+# ======== The program
+
+TEST_EVERY = 7  # Where no test set is given, every 7th picture of a class is for the test (MNIST: 10,000 of 70,000).
+
+
+def split(samples, class_names):
+    """Split samples into (training samples, test samples): every TEST_EVERY-th of each class is for the test."""
+    train = []
+    test = []
+    counts = [0] * len(class_names)
+    for sample in samples:
+        label = sample[1]
+        if counts[label] % TEST_EVERY == 0:
+            test.append(sample)
+        else:
+            train.append(sample)
+        counts[label] += 1
+    if min(counts) < 2:
+        rarest = class_names[np.argmin(counts)]
+        raise UserError(f"Class {rarest} has {min(counts)} pictures: add some, or give --test PICTURES.")
+    return train, test
+
+
+def find_class_names(args):
+    """The names of the classes: the sub-folders of --train, or else those of the data folder."""
+    if len(args.train) != 1:
+        return read_class_names(args.data)
+    names = sorted({one.label for one in list_labelled_pictures(args.train[0])})
+    if len(names) < 2:
+        raise UserError(f"{args.train[0]} holds {len(names)} sub-folders: give one to each class, two or more.")
+    for name in names:
+        if [name] != name.strip().splitlines() or not name.isprintable():
+            raise UserError(f"The sub-folder {name!r} can't be a line of {mnist_forward.CLASSES_FILE}: rename it.")
+    return names
+
+
+def read_samples(args, class_names):
+    """The (training samples, test samples) of all sources that the command line names."""
+    if not args.train:
+        return [read_idx_samples(args.data, prefix, class_names) for prefix in ("train", "t10k")]
+    train = read_picture_samples(class_names, *args.train)
+    if not args.test:
+        return split(train, class_names)
+    return train, read_picture_samples(class_names, *args.test)
+
+
+def write_class_names(data_dir, class_names):
+    """Write classes.txt, unless it says so already, and remove the records of other classes."""
+    if class_names == read_class_names(data_dir):
+        return
+    for path in _list_record_files(data_dir, TRAIN_SET) + _list_record_files(data_dir, TEST_SET):
+        path.unlink()
+    with mnist_forward.write_whole(data_dir / mnist_forward.CLASSES_FILE) as part:
+        part.write_text("\n".join([*class_names, ""]), encoding="utf-8")
 
 
 def main():
@@ -268,31 +403,19 @@ def main():
     given = {"nargs": "+", "type": Path, "default": [], "metavar": ("PICTURES", "LABELS")}
     of = "set of a folder of pictures and a text file of `name label` lines, or of sub-folders, one a class"
     parser.add_argument("--train", **given, help=f"make the training {of}")
-    parser.add_argument("--test", **given, help=f"make the test {of}; without it every {TEST_SHARE}th of --train")
+    parser.add_argument("--test", **given, help=f"make the test {of}; without it every {TEST_EVERY}th of --train")
     args = parser.parse_args()
     if max(len(args.train), len(args.test)) > 2 or (args.test and not args.train):
         parser.error("give --train PICTURES [LABELS], and perhaps --test PICTURES [LABELS]")
-    names = sorted({n for *_, n in listed_pictures(*args.train)}) if len(args.train) == 1 else class_names(args.data)
-    if len(names) < 2:
-        raise UserError(f"{args.train[0]} holds {len(names)} sub-folders: give one to each class, two or more.")
-    for name in names:
-        if [name] != name.strip().splitlines() or not name.isprintable():
-            raise UserError(f"The sub-folder {name!r} can't be a line of {mnist_forward.CLASSES}: rename it.")
-    if args.train:
-        train = picture_samples(names, *args.train)
-        train, test = (train, picture_samples(names, *args.test)) if args.test else split(train, names)
-    else:
-        train, test = (idx_samples(args.data, prefix, names) for prefix in ("train", "t10k"))
+
+    class_names = find_class_names(args)
+    train, test = read_samples(args, class_names)
     args.data.mkdir(parents=True, exist_ok=True)
-    if names != class_names(args.data):
-        for path in present_files(args.data, TRAIN_SET) + present_files(args.data, TEST_SET):
-            path.unlink()  # or those of the old classes would stand under the new names
-        with whole(args.data / mnist_forward.CLASSES) as part:
-            part.write_text("\n".join([*names, ""]), encoding="utf-8")
-    mnist_app.write_familiar(args.data, train)
-    write_tfrecords(args.data, TRAIN_SET, train, names, args.shards)
-    write_tfrecords(args.data, TEST_SET, test, names, args.shards)
-    show(args.data, train, names)
+    write_class_names(args.data, class_names)
+    mnist_app.write_outlines(args.data, train)
+    write_tfrecords(args.data, TRAIN_SET, train, class_names, args.shards)
+    write_tfrecords(args.data, TEST_SET, test, class_names, args.shards)
+    save_contact_sheet(args.data, train, class_names)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Watches the accuracy of a training: judges each new checkpoint on the test pictures (lecture 6.1).
-It looks for one every 5 seconds; the averaged weights of the last are right on 0.9935 or so.
 
-    python mnist_test.py                      # beside or after mnist_backward.py; Ctrl-C ends it
+Run it beside or after mnist_backward.py.  It looks for a new checkpoint every 5 seconds; the averaged weights of the
+last one are right on about 0.9935 of MNIST's test pictures.
+
+    python mnist_test.py                      # every new checkpoint, until Ctrl-C
     python mnist_test.py --once               # the newest checkpoint only
     python mnist_test.py --once --look seen/  # and which pictures were wrong, and what is taken for what
 """
@@ -9,104 +11,162 @@ It looks for one every 5 seconds; the averaged weights of the last are right on 
 import argparse
 import os
 import time
-from collections import namedtuple
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 import mnist_forward
-from mnist_app import grid, save_picture, seen_by_network, text_picture
-from mnist_forward import DATA_PATH, MODEL_SAVE_PATH, MOVING_AVERAGE_DECAY, UserError, class_names, tf, whole
+from mnist_app import arrange_in_grid, draw_digit, draw_text, save_picture
+from mnist_forward import DATA_PATH, MODEL_SAVE_PATH, UserError, read_class_names, tf
 from mnist_generateds import get_tfrecord
 
 TEST_INTERVAL_SECS = 5
 TEST_BATCH = 1000  # pictures that the network sees at once; lecture: all 10,000
-MOST_SHOWN = 200  # wrong pictures on one sheet
 
 
-# A checkpoint's path; of n test pictures the classes, answers and their probabilities, [n]; the wrong ones, [m, 784].
-Judged = namedtuple("Judged", "path truth answers sureness wrong")
+def test(model_dir, data_dir, once=False, look_dir=None):
+    """Judge the newest checkpoint of a model folder and then, unless `once`, every new one, for ever.
+
+    Saves in the folder `look_dir`, if it is given, what was wrong.  Raises UserError as restore_newest does, and where
+    `once` finds no checkpoint.
+    """
+    with tf.Graph().as_default():
+        x, y_ = get_tfrecord(TEST_BATCH, isTrain=False, data_dir=data_dir)
+        scores, restorable = mnist_forward.build_averaged_network(x, len(read_class_names(data_dir)))
+        batch = [x, y_, tf.nn.softmax(scores)]
+        known = set()  # the checkpoint that was newest at the last look, and the one that was judged then
+        if not once and not mnist_forward.list_checkpoints(model_dir):
+            print(f"No checkpoint in {model_dir} yet: waiting for mnist_backward.py to save one.", flush=True)
+        while True:
+            newest = {_identify(path) for path in mnist_forward.list_checkpoints(model_dir)[:1]}
+            if not newest <= known:
+                mnist_forward.require_same_classes(model_dir, data_dir)
+                judged = judge(model_dir, restorable, batch)
+                if judged:
+                    known = newest | {_identify(judged.path)}  # A newer one may have been saved meanwhile.
+                    if look_dir:
+                        save_look(judged, read_class_names(data_dir), look_dir)
+            if once and not known:
+                raise UserError(f"{model_dir} holds no checkpoint: run mnist_backward.py first.")
+            if once:
+                return
+            time.sleep(TEST_INTERVAL_SECS)
 
 
-def judge(model, saver, variables, batch):
-    """Judge the newest whole checkpoint of the folder `model` on each test picture exactly once, print its accuracy and
-    append it to TensorBoard's event file.  `batch` are the tensors of the next pictures, their labels and the network's
-    probabilities.  Returns Judged, or None where there is no checkpoint."""
-    with tf.Session() as sess:  # a new session, so that the queue begins again at the first picture
-        path = mnist_forward.restore_newest(sess, saver, variables, model)
+def _identify(path):
+    """A checkpoint's path and the time when it was saved, since a step may be trained anew under the same name."""
+    try:
+        return path, os.path.getmtime(f"{path}.index")
+    except OSError:  # It is named, but its files are gone.
+        return path, 0.0
+
+
+class Judged(NamedTuple):
+    """What the network of a checkpoint says of the n test pictures."""
+
+    path: str  # of the checkpoint
+    truth: np.ndarray  # their classes, int [n]
+    answers: np.ndarray  # the likeliest classes, int [n]
+    confidence: np.ndarray  # the probabilities of these, float32 [n]
+    mistaken: np.ndarray  # the m pictures whose answer is wrong, float32 [m, 784]
+
+
+def judge(model_dir, restorable, batch):
+    """Judge the newest whole checkpoint of a folder on each test picture exactly once, and print its accuracy.
+
+    Args:
+      model_dir: the folder; TensorBoard's event file in its sub-folder `test` gets the accuracy, too.
+      restorable: of the network.
+      batch: the tensors of the next pictures, their labels and the network's probabilities.
+
+    Returns a Judged, or None where there is no checkpoint.
+    """
+    with tf.Session() as sess:  # A new session, so that the queue begins again at the first picture.
+        path = mnist_forward.restore_newest(sess, restorable, model_dir)
         if path is None:
             return None
         sess.run(tf.local_variables_initializer())
-        parts, coord = [], tf.train.Coordinator()
-        threads = tf.train.start_queue_runners(sess=sess, coord=coord)
-        try:
-            while True:
-                x, y_, y = sess.run(batch)
-                truth, answers = y_.argmax(1), y.argmax(1)
-                parts.append((truth, answers, y.max(1), x[truth != answers]))
-        except tf.errors.OutOfRangeError:
-            pass  # every picture was seen
-        finally:
-            coord.request_stop()
-            coord.join(threads)
-    judged, step = Judged(path, *map(np.concatenate, zip(*parts, strict=True))), mnist_forward.stored_step(path)
+        judged = Judged(path, *_answer_all(sess, batch))
     accuracy = float((judged.truth == judged.answers).mean())
+    step = mnist_forward.get_step(path)
     print(f"After {step} training step(s), test accuracy = {accuracy:g}", flush=True)
-    if os.access(model, os.W_OK):
-        events = tf.summary.FileWriterCache.get(str(model / "test"))
+    if os.access(model_dir, os.W_OK):
+        events = tf.summary.FileWriterCache.get(str(model_dir / "test"))
         events.add_summary(tf.Summary(value=[tf.Summary.Value(tag="accuracy", simple_value=accuracy)]), step)
         events.flush()
     return judged
 
 
-def save_look(judged, names, folder):
-    """Save in the folder what was wrong, the most confident first, and the confusion matrix as picture and as text:
-    rows the true classes, columns the answers, the redder the more mistakes."""
-    wrong = judged.truth != judged.answers
-    mistakes = zip(judged.sureness[wrong], judged.truth[wrong], judged.answers[wrong], judged.wrong, strict=True)
-    cells = [
-        seen_by_network(pixels, f"{names[truth]}, not {names[answer]} ({sure:.0%})")
-        for sure, truth, answer, pixels in sorted(mistakes, key=lambda one: -one[0])[:MOST_SHOWN]
-    ]
-    save_picture(grid(cells or [text_picture("Nothing was wrong.", 200)], across=10), folder / "wrong.png")
-    matrix = np.zeros((len(names), len(names)), int)
-    np.add.at(matrix, (judged.truth, judged.answers), 1)
-    rows = [["true\\said", *names], *([name, *counts] for name, counts in zip(names, matrix.tolist(), strict=True))]
-    mistaken = np.pad(matrix - np.diag(np.diag(matrix)), ((1, 0), (1, 0)))
-    pale = 255 - 200 * mistaken // max(1, mistaken.max())
-    grounds = [(255, level, level) for level in pale.ravel().tolist()]
-    cells = [text_picture(str(value), 60, ground=ground) for value, ground in zip(sum(rows, []), grounds, strict=True)]
-    save_picture(grid(cells, across=len(rows)), folder / "confusion.png")
-    width = max(len(str(value)) for row in rows for value in row) + 1
-    with whole(folder / "confusion.txt") as part:
-        part.write_text("".join("".join(f"{value:>{width}}" for value in row) + "\n" for row in rows), encoding="utf-8")
-
-
-def test(model, data, once=False, look=None):
-    """Judge the newest checkpoint of the folder `model` and then, unless `once`, every new one, for ever; save in the
-    folder `look` what was wrong.  Raises UserError as restore_newest, and where `once` finds no checkpoint."""
-    with tf.Graph().as_default():
-        x, y_ = get_tfrecord(TEST_BATCH, isTrain=False, data=data)
-        y = tf.nn.softmax(mnist_forward.forward(x, None, len(class_names(data))))
-        variables = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY).variables_to_restore()
-        saver = tf.train.Saver(variables)
-        seen = set()
-        if not once and not mnist_forward.checkpoints(model):
-            print(f"No checkpoint in {model} yet: waiting for mnist_backward.py to save one.", flush=True)
+def _answer_all(sess, batch):
+    """Run the queue to its end; returns the arrays of a Judged: truth, answers, confidence, mistaken."""
+    parts = []
+    coord = tf.train.Coordinator()
+    threads = tf.train.start_queue_runners(sess=sess, coord=coord)
+    try:
         while True:
-            newest = {*mnist_forward.checkpoints(model)[:1]}
-            if newest - seen:
-                mnist_forward.require_same_classes(model, data)
-                judged = judge(model, saver, variables, [x, y_, y])
-                if judged:
-                    seen = newest | {judged.path}  # a newer one, if that was saved meanwhile
-                    if look:
-                        save_look(judged, class_names(data), look)
-            if once and not seen:
-                raise UserError(f"{model} holds no checkpoint: run mnist_backward.py first.")
-            if once:
-                return
-            time.sleep(TEST_INTERVAL_SECS)
+            x, y_, y = sess.run(batch)
+            truth = y_.argmax(axis=1)
+            answers = y.argmax(axis=1)
+            parts.append((truth, answers, y.max(axis=1), x[truth != answers]))
+    except tf.errors.OutOfRangeError:
+        pass  # Every picture was seen.
+    finally:
+        coord.request_stop()
+        coord.join(threads)
+    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+
+MOST_SHOWN = 200  # wrong pictures on one sheet
+
+
+def save_look(judged, class_names, look_dir):
+    """Save in a folder what was wrong, as wrong.png, confusion.png and confusion.txt."""
+    save_picture(_draw_mistakes(judged, class_names), look_dir / "wrong.png")
+    matrix = np.zeros((len(class_names), len(class_names)), int)
+    np.add.at(matrix, (judged.truth, judged.answers), 1)
+    save_picture(_draw_confusion(matrix, class_names), look_dir / "confusion.png")
+    with mnist_forward.write_whole(look_dir / "confusion.txt") as part:
+        part.write_text(_format_confusion(matrix, class_names), encoding="utf-8")
+
+
+def _draw_mistakes(judged, class_names):
+    """An RGB picture of the wrong pictures, the most confident first, with truth, answer and confidence."""
+    is_wrong = judged.truth != judged.answers
+    truth = judged.truth[is_wrong]
+    answers = judged.answers[is_wrong]
+    confidence = judged.confidence[is_wrong]
+    cells = []
+    for i in np.argsort(-confidence, kind="stable")[:MOST_SHOWN]:
+        caption = f"{class_names[truth[i]]}, not {class_names[answers[i]]} ({confidence[i]:.0%})"
+        cells.append(draw_digit(judged.mistaken[i], caption))
+    return arrange_in_grid(cells or [draw_text("Nothing was wrong.", 200)], columns=10)
+
+
+def _tabulate_confusion(matrix, class_names):
+    """The confusion matrix, int [c, c], as rows of a table: the true classes down, the answers across."""
+    heading = ["true\\said", *class_names]
+    return [heading, *([name, *counts] for name, counts in zip(class_names, matrix.tolist(), strict=True))]
+
+
+def _format_confusion(matrix, class_names):
+    """The confusion matrix as text in columns."""
+    rows = _tabulate_confusion(matrix, class_names)
+    width = max(len(str(value)) for row in rows for value in row) + 1
+    lines = ["".join(f"{value:>{width}}" for value in row) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _draw_confusion(matrix, class_names):
+    """An RGB picture of the confusion matrix, the redder the more mistakes."""
+    mistakes = matrix - np.diag(np.diag(matrix))
+    paleness = 255 - 200 * mistakes // max(1, mistakes.max())
+    paleness = np.pad(paleness, ((1, 0), (1, 0)), constant_values=255)  # for the headings
+    cells = []
+    for row, levels in zip(_tabulate_confusion(matrix, class_names), paleness.tolist(), strict=True):
+        for value, level in zip(row, levels, strict=True):
+            cells.append(draw_text(str(value), 60, ground=(255, level, level)))
+    return arrange_in_grid(cells, columns=len(class_names) + 1)
 
 
 def main():
@@ -115,7 +175,8 @@ def main():
     parser.add_argument("--model", type=Path, default=MODEL_SAVE_PATH, help="folder of the checkpoints (%(default)s)")
     parser.add_argument("--once", action="store_true", help="judge the newest checkpoint and end")
     parser.add_argument("--look", type=Path, metavar="DIR", help="save there what was wrong and the confusion matrix")
-    test(**vars(parser.parse_args()))
+    args = parser.parse_args()
+    test(args.model, args.data, args.once, args.look)
 
 
 if __name__ == "__main__":

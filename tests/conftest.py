@@ -79,17 +79,17 @@ def write_small_data(folder, digits):
     """Write the records of the first training and test digits to a data folder."""
     for name, (images, labels), count in zip(("mnist_train", "mnist_test"), digits, (TRAIN, TEST), strict=True):
         samples = [(image.tobytes(), label) for image, label in zip(images[:count], labels[:count], strict=True)]
-        mnist_generateds.write_tfrecords(folder, name, samples, mnist_forward.class_names(folder))
+        mnist_generateds.write_tfrecords(folder, name, samples, mnist_forward.read_class_names(folder))
         if name == mnist_generateds.TRAIN_SET:
-            mnist_app.write_familiar(folder, samples)
+            mnist_app.write_outlines(folder, samples)
     return folder
 
 
 def restore_newest(sess, model):
     """Restore the averages of the newest whole checkpoint into the network of the default graph; returns its path."""
     averages = mnist_forward.tf.train.ExponentialMovingAverage(mnist_forward.MOVING_AVERAGE_DECAY)
-    variables = averages.variables_to_restore()
-    return mnist_forward.restore_newest(sess, mnist_forward.tf.train.Saver(variables), variables, model)
+    restorable = mnist_forward.Restorable(averages.variables_to_restore())
+    return mnist_forward.restore_newest(sess, restorable, model)
 
 
 def run_without_privileges(script, *arguments):

@@ -19,8 +19,8 @@ SAVE_EVERY = 100
 
 
 def newest_step(model):
-    paths = mnist_forward.checkpoints(model)
-    return mnist_forward.stored_step(paths[0]) if paths else 0
+    paths = mnist_forward.list_checkpoints(model)
+    return mnist_forward.get_step(paths[0]) if paths else 0
 
 
 def options(data, model, steps):

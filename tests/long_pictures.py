@@ -75,8 +75,10 @@ def fuzz(count, seed):
             try:
                 pixels = pre_pic(path)
                 read += 1
-                if pixels.shape != (1, 784) or not (
-                    np.isfinite(pixels).all() and 0 <= pixels.min() <= pixels.max() <= 1
+                if (
+                    pixels.ndim != 2
+                    or pixels.shape[1] != 784
+                    or not (np.isfinite(pixels).all() and 0 <= pixels.min() <= pixels.max() <= 1)
                 ):
                     complaints.append(f"picture {i}: {pixels.shape}, {pixels.min()} to {pixels.max()}")
             except PictureError:

@@ -31,7 +31,7 @@ def poll(data, model, count):
     def instead_of_sleeping(_seconds):
         number = next(polls)
         if number % 10 == 0:
-            mnist_app.restored.__wrapped__(model)
+            mnist_app._restored_network.__wrapped__(model)
         if number >= count:
             raise EnoughError
 
@@ -54,7 +54,7 @@ def poll_beside_trainer(data, model, count):
     options = ["--data", data, "--model", model, "--steps", 10**7, "--save_every", 1]
     process = subprocess.Popen(command("mnist_backward.py", *options), stdout=subprocess.DEVNULL)
     try:
-        while not mnist_forward.checkpoints(model):
+        while not mnist_forward.list_checkpoints(model):
             assert process.poll() is None
         return poll(data, model, count)
     finally:

@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from PIL import Image
 from test_preparation import drawn, on_paper
 
 import mnist_app
+import mnist_forward
 from mnist_forward import UserError, tf
 
 PIC = ROOT / "pic"
@@ -145,7 +148,7 @@ def knowing_model(tmp_path_factory, model, digits):
     folder = tmp_path_factory.mktemp("knowing") / "model"
     shutil.copytree(model, folder)
     ((images, labels), _) = digits
-    mnist_app.write_familiar(folder, list(zip(map(bytes, images[:20000]), labels[:20000], strict=True)))
+    mnist_app.write_outlines(folder, list(zip(map(bytes, images[:20000]), labels[:20000], strict=True)))
     return folder
 
 
@@ -160,67 +163,133 @@ def test_most_letters_and_drawings_get_a_sentence(knowing_model, tmp_path):
     assert len(refused) >= 7, done.stdout
 
 
-def test_answers_are_not_held_back_for_their_pictures(tmp_path):
-    def answers():
-        yield mnist_app.Answer(str(PIC / "1.png"), error="first")
+GUESSES = ((("4", 0.9), ("9", 0.1), ("1", 0.0)), (("2", 0.8), ("7", 0.2), ("3", 0.0)))
+
+
+def run_main(monkeypatch, capsys, *arguments):
+    """Run the app in this process; returns what it printed."""
+    monkeypatch.setattr("sys.argv", ["mnist_app.py", *map(str, arguments)])
+    mnist_app.main()
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("way", ["prompt", "arguments", "json", "look"])
+def test_every_way_to_an_answer_goes_through_pre_pic_and_restore_model(model, monkeypatch, capsys, tmp_path, way):
+    pixels = np.linspace(0, 1, 2 * 784, dtype=np.float32).reshape(2, 784)
+    boxes = np.array([[10.0, 20, 110, 220], [150, 20, 250, 220]])
+    asked = []
+
+    def restore_model(given, *model_dir):
+        asked.append((given, *model_dir))
+        return mnist_app.Answer("42", 0.72, GUESSES)
+
+    def pre_pic(path, return_boxes=False):
+        assert str(path) == str(PIC / "1.png")
+        return (pixels, boxes) if return_boxes else pixels
+
+    monkeypatch.setattr(mnist_app, "pre_pic", pre_pic)
+    monkeypatch.setattr(mnist_app, "restore_model", restore_model)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"1\n{PIC / '1.png'}\n"))
+    options = {"prompt": [], "arguments": [PIC / "1.png"], "json": ["--json", PIC / "1.png"]}
+    options["look"] = ["--look", tmp_path / "look", PIC / "1.png"]
+    said = run_main(monkeypatch, capsys, "--model", model, *options[way])
+    expected = {
+        "prompt": "The prediction number is: 42\n(72.0% sure)\n",
+        "json": json.dumps({"picture": str(PIC / "1.png"), "digits": "42", "probability": 0.72}) + "\n",
+    }
+    assert said.endswith(expected.get(way, f"{PIC / '1.png'}: 42 (72.0%)\n"))
+    [(given, model_dir)] = asked
+    assert given is pixels and model_dir == model
+    if way == "look":
+        with Image.open(tmp_path / "look" / "0001-1.png") as image:
+            red = (np.asarray(image.convert("RGB")) == (255, 0, 0)).all(2)
+        edges = np.flatnonzero(red.sum(0) > 50)
+        assert len(edges) == 8, "two boxes, each edge of a box two pixels wide"
+
+
+def test_answers_are_not_held_back_for_their_pictures(model, monkeypatch, capsys, tmp_path):
+    def read_pictures(paths, model_dir):
+        yield mnist_app.Reading(str(PIC / "1.png"), mnist_app.Answer(error="first"))
         raise AssertionError("asked for the second before the first was passed on")
 
-    assert next(mnist_app.album(answers(), tmp_path / "look")).error == "first"
+    monkeypatch.setattr(mnist_app, "read_pictures", read_pictures)
+    with pytest.raises(AssertionError):
+        run_main(monkeypatch, capsys, "--model", model, "--look", tmp_path / "look", PIC / "1.png")
+    assert "first" in capsys.readouterr().out
     assert (tmp_path / "look" / "0001-1.png").exists()
 
 
-def test_an_unsure_network_gets_a_sentence_but_one_unsure_digit_of_a_number_does_not(model, monkeypatch):
-    monkeypatch.setattr(mnist_app, "are_strange", lambda pictures, answers, model: np.zeros(len(pictures), bool))
-    for name, first, refused in (("1", 0.7, False), ("1", 0.4, True), ("number", 0.4, False)):
+@pytest.fixture
+def answer_with(model, monkeypatch):
+    """Let the network give these probabilities, and all digits look familiar; returns its Answer."""
+    monkeypatch.setattr(mnist_app, "_is_strange", lambda pixels, classes, model_dir: np.zeros(len(pixels), bool))
 
-        def probabilities_of(pictures, model, first=first):
-            sure = np.full([5, len(pictures) // 5], 0.9)
-            sure[:, 0] = first  # of the first digit, in all five places
-            sure = sure.reshape(-1, 1)
-            return np.hstack([sure, np.repeat((1 - sure) / 9, 9, axis=1)])
+    def answer_with(probabilities):
+        network = types.SimpleNamespace(run=lambda y, feed: np.array(probabilities))
+        monkeypatch.setattr(mnist_app, "_restored_network", lambda model_dir: (network, "x", "y"))
+        return mnist_app.restore_model(np.zeros([len(probabilities), 784], np.float32), model)
 
-        monkeypatch.setattr(mnist_app, "probabilities_of", probabilities_of)
-        [answer] = mnist_app.read_pictures([PIC / f"{name}.png"], model)
-        assert ("nothing that is clearly a digit" in answer.error) == refused
+    return answer_with
 
 
-def test_the_answer_is_the_mean_over_the_digit_and_its_places_a_pixel_off(model, monkeypatch):
-    seen = []
+def row(**probabilities):
+    """Ten probabilities of which some are given, by names as in `p3`."""
+    return [probabilities.get(f"p{digit}", 0.0) for digit in range(10)]
 
-    def probabilities_of(pictures, model):
-        seen.extend(pictures.reshape(-1, 28, 28))
-        return np.array([[0.1, 0.9, 0.0], *[[0.4, 0.0, 0.6]] * 4])
 
-    monkeypatch.setattr(mnist_app, "probabilities_of", probabilities_of)
-    monkeypatch.setattr(mnist_app, "are_strange", lambda pictures, answers, model: np.zeros(len(pictures), bool))
-    [answer] = mnist_app.read_pictures([PIC / "7.png"], model)
-    assert answer.number == "2" and answer.probability == pytest.approx(4 * 0.6 / 5)
-    places = {tuple(np.argwhere(picture > 0.5).mean(0) - np.argwhere(seen[0] > 0.5).mean(0)) for picture in seen}
-    assert {tuple(np.rint(place).astype(int)) for place in places} == {(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)}
+def test_an_answer_is_the_likeliest_classes_and_the_probability_that_all_are_right(answer_with):
+    answer = answer_with([row(p4=0.9, p9=0.08, p1=0.02), row(p2=0.8, p7=0.15, p3=0.05)])
+    assert answer.number == "42" and answer.confidence == pytest.approx(0.72)
+    names = [[name for name, _ in guesses] for guesses in answer.guesses]
+    assert names == [["4", "9", "1"], ["2", "7", "3"]], "the three likeliest, in order"
+    assert str(answer) == "42 (72.0%)"
+
+
+def test_an_unsure_network_gets_a_sentence_but_one_unsure_digit_of_a_number_does_not(answer_with):
+    sure = row(p3=0.9, p5=0.1)
+    unsure = row(p3=0.4, p5=0.3, p8=0.3)
+    for probabilities, refused in (([row(p1=0.7, p7=0.3)], False), ([unsure], True), ([unsure, sure, sure], False)):
+        assert ("nothing that is clearly a digit" in answer_with(probabilities).error) == refused
+
+
+def test_the_answer_is_the_mean_over_the_digit_and_its_places_a_pixel_off(model):
+    pixels = np.zeros([2, 28, 28], np.float32)
+    pixels[0, 4:24, 10:14] = 1
+    pixels[1, :, 26:] = np.linspace(0, 1, 28)[:, None]  # ink at the edges, which must not come in on the other side
+    framed = np.pad(pixels, ((0, 0), (1, 1), (1, 1)))
+    moved = [framed[:, 1 - y : 29 - y, 1 - x : 29 - x] for y, x in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))]
+    w1, b1, w2, b2 = (
+        tf.train.load_variable(str(model / "mnist_model-600"), f"{name}/ExponentialMovingAverage")
+        for name in ("Variable", "Variable_1", "Variable_2", "Variable_3")
+    )
+    scores = np.exp(np.maximum(np.reshape(moved, [5, 2, 784]) @ w1 + b1, 0) @ w2 + b2)
+    expected = (scores / scores.sum(2, keepdims=True)).mean(0).max(1)
+    answer = mnist_app.restore_model(pixels.reshape(2, 784), model)
+    np.testing.assert_allclose([guesses[0][1] for guesses in answer.guesses], expected, atol=1e-5)
 
 
 def test_hardly_a_real_digit_is_taken_for_none(knowing_model, digits):
     (_, (images, labels)) = digits
     pictures = images[:2000].reshape(-1, 784) / np.float32(255)
-    assert mnist_app.are_strange(pictures, labels[:2000].astype(int), knowing_model).mean() < 0.01
+    assert mnist_app._is_strange(pictures, labels[:2000].astype(int), knowing_model).mean() < 0.01
     upside_down = pictures[labels[:2000] == 4][:, ::-1]
-    assert mnist_app.are_strange(upside_down, np.full(len(upside_down), 4), knowing_model).mean() > 0.3
+    assert mnist_app._is_strange(upside_down, np.full(len(upside_down), 4), knowing_model).mean() > 0.3
 
 
 def test_damaged_familiar_digits_are_said_with_the_cure(model, tmp_path):
-    whole = (model / mnist_app.FAMILIAR).read_bytes()
+    whole = (model / mnist_forward.OUTLINES_FILE).read_bytes()
     for number, damaged in enumerate((b"", whole[: len(whole) // 2], b"no archive")):
         folder = tmp_path / str(number)
         folder.mkdir()
-        (folder / mnist_app.FAMILIAR).write_bytes(damaged)
+        (folder / mnist_forward.OUTLINES_FILE).write_bytes(damaged)
         with pytest.raises(UserError, match=r"is damaged: delete it and run mnist_backward\.py"):
-            mnist_app.familiar(folder)
+            mnist_app._read_outlines(folder)
     np.savez(tmp_path / "foreign.npz", outlines=np.ones(5), classes=np.arange(3), strange=0.1)
     (tmp_path / "0" / "other").mkdir()
-    (tmp_path / "foreign.npz").rename(tmp_path / "0" / "other" / mnist_app.FAMILIAR)
+    (tmp_path / "foreign.npz").rename(tmp_path / "0" / "other" / mnist_forward.OUTLINES_FILE)
     with pytest.raises(UserError, match="is damaged"):
-        mnist_app.familiar(tmp_path / "0" / "other")
-    none = mnist_app.are_strange(np.zeros([2, 784], np.float32), np.zeros(2, int), tmp_path)
+        mnist_app._read_outlines(tmp_path / "0" / "other")
+    none = mnist_app._is_strange(np.zeros([2, 784], np.float32), np.zeros(2, int), tmp_path)
     assert not none.any(), "a model of the lecture's program has none"
 
 
@@ -249,16 +318,25 @@ def test_the_exported_network_answers_as_the_checkpoint(model, tmp_path, digits)
     )
     assert [path.name for path in version.parent.iterdir()] == ["1"], "nothing unfinished is left"
     (_, (images, _)) = digits
-    x = images[:50].reshape(-1, 784) / np.float32(255)
-    with tf.Graph().as_default(), tf.Session() as sess:
-        signature = tf.saved_model.load(sess, ["serve"], str(version)).signature_def["serving_default"]
-        y = sess.run(signature.outputs["probabilities"].name, {signature.inputs["pictures"].name: x})
-    w1, b1, w2, b2 = (
-        tf.train.load_variable(str(model / "mnist_model-600"), f"{name}/ExponentialMovingAverage")
-        for name in ("Variable", "Variable_1", "Variable_2", "Variable_3")
-    )
-    scores = np.exp(np.maximum(x @ w1 + b1, 0) @ w2 + b2)
-    np.testing.assert_allclose(y, scores / scores.sum(1, keepdims=True), atol=1e-5)
+    np.save(tmp_path / "pixels.npy", images[:200].reshape(-1, 784) / np.float32(255))
+    # In TensorFlow 2's own mode, in a process of its own.
+    code = """
+import logging, sys
+import numpy as np, tensorflow as tf
+said = []
+logging.getLogger("tensorflow").addHandler(type("H", (logging.Handler,), {"emit": lambda self, r: said.append(r)})())
+network = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+np.save(sys.argv[3], network(pictures=tf.constant(np.load(sys.argv[2])))["probabilities"].numpy())
+assert not said, [record.getMessage() for record in said]
+"""
+    given = [version, tmp_path / "pixels.npy", tmp_path / "probabilities.npy"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, given)], capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    probabilities = np.load(tmp_path / "probabilities.npy")
+    answer = mnist_app.restore_model(np.load(tmp_path / "pixels.npy"), model)
+    assert "".join(str(digit) for digit in probabilities.argmax(1)) == answer.number
+    expected = [guesses[0][1] for guesses in answer.guesses]
+    np.testing.assert_allclose(probabilities.max(1), expected, atol=1e-5)
 
 
 def test_looking_saves_a_picture_of_each_answer_and_a_contact_sheet(model, tmp_path):

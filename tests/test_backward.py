@@ -32,7 +32,7 @@ def train(data, model, *options, steps=60, every=20, **kwargs):
 
 
 def stored_steps(model):
-    return [mnist_forward.stored_step(path) for path in mnist_forward.checkpoints(model)]
+    return [mnist_forward.get_step(path) for path in mnist_forward.list_checkpoints(model)]
 
 
 def start_endless(data, model):
@@ -62,10 +62,10 @@ def test_a_training_prints_saves_judges_itself_and_goes_on_from_its_total(data, 
 
 
 def test_a_checkpoint_holds_weights_averages_and_optimizer(model):
-    names = dict(tf.train.list_variables(mnist_forward.checkpoints(model)[0]))
+    names = dict(tf.train.list_variables(mnist_forward.list_checkpoints(model)[0]))
     for variable in ("Variable", "Variable_1", "Variable_2", "Variable_3"):
         assert {variable, f"{variable}/ExponentialMovingAverage", f"{variable}/Momentum"} <= names.keys()
-    assert tf.train.load_variable(mnist_forward.checkpoints(model)[0], "global_step") == 600
+    assert tf.train.load_variable(mnist_forward.list_checkpoints(model)[0], "global_step") == 600
 
 
 def test_a_stop_signal_saves_the_step_it_interrupts(data, tmp_path):
@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_good_checkpoint(da
 
 
 def damage_newest(model, damage):
-    newest = mnist_forward.checkpoints(model)[0]
+    newest = mnist_forward.list_checkpoints(model)[0]
     if damage == "truncated":
         os.truncate(f"{newest}.data-00000-of-00001", 100000)
     elif damage == "emptied":
@@ -139,13 +139,13 @@ def test_the_newest_whole_checkpoint_is_taken(data, model, tmp_path, damage):
     with tf.Graph().as_default(), tf.Session() as sess:
         mnist_forward.forward(tf.zeros([1, 784]), None)
         path = restore_newest(sess, copy)
-    assert mnist_forward.stored_step(path) == (600 if damage == "state missing" else 400)
+    assert mnist_forward.get_step(path) == (600 if damage == "state missing" else 400)
 
 
 def test_all_three_programs_fall_back_and_say_so(data, model, tmp_path):
     damage_newest(shutil.copytree(model, tmp_path / "eine Kopie, größer"), "flipped")
     copy = "eine Kopie, größer"  # a relative path, with blanks and an umlaut, from another current directory
-    picture = mnist_forward.HERE / "pic" / "7.png"
+    picture = mnist_forward.PROJECT_DIR / "pic" / "7.png"
     for script, options in (
         ("mnist_test.py", ["--data", data, "--once"]),
         ("mnist_app.py", [picture]),
@@ -171,7 +171,7 @@ def test_a_moved_folder_goes_on(data, model, tmp_path):
     state = (moved / "checkpoint").read_text()
     assert str(model) not in state, "the paths in it are relative"
     (moved / "checkpoint").write_text(state.replace('"mnist_model', '"/nowhere/model/mnist_model'))
-    assert mnist_forward.checkpoints(moved)[0] == str(moved / "mnist_model-600")
+    assert mnist_forward.list_checkpoints(moved)[0] == str(moved / "mnist_model-600")
 
 
 def test_a_full_disk_ends_the_run_and_keeps_the_earlier_checkpoints(data, model, tmp_path):
@@ -194,7 +194,7 @@ def test_from_a_read_only_folder_is_read_and_nothing_is_trained(data, model, dig
     given = ["--data", tmp_path / "data", "--model", tmp_path / "model"]
     done = run_without_privileges("mnist_test.py", *given, "--once")
     assert done.returncode == 0 and "After 600 training step(s), test accuracy" in done.stdout, done.stderr
-    done = run_without_privileges("mnist_app.py", *given[2:], mnist_forward.HERE / "pic" / "1.png")
+    done = run_without_privileges("mnist_app.py", *given[2:], mnist_forward.PROJECT_DIR / "pic" / "1.png")
     assert done.returncode == 0 and "1.png: 1 (" in done.stdout, done.stderr
     for script, options, cure in (
         ("mnist_backward.py", given, "can't be written to"),

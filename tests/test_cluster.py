@@ -69,7 +69,7 @@ def test_chief_and_worker_are_killed_started_again_and_reach_the_last_step(machi
     read_until(worker, "training step(s), loss")
     chief.kill()
     chief.communicate()
-    saved = mnist_forward.stored_step(mnist_forward.checkpoints(model)[0])
+    saved = mnist_forward.get_step(mnist_forward.list_checkpoints(model)[0])
     assert SAVE_EVERY <= saved < STEPS
     chief = machine("chief")
     said = read_until(chief, "Going on from")
@@ -77,6 +77,6 @@ def test_chief_and_worker_are_killed_started_again_and_reach_the_last_step(machi
     rest, _ = chief.communicate(timeout=120)
     assert chief.returncode == 0, rest
     assert f"After {STEPS} training step(s), test accuracy = 0.9" in rest
-    assert mnist_forward.stored_step(mnist_forward.checkpoints(model)[0]) == STEPS
+    assert mnist_forward.get_step(mnist_forward.list_checkpoints(model)[0]) == STEPS
     said, _ = worker.communicate(timeout=60)
     assert worker.returncode == 0, said

@@ -60,14 +60,14 @@ def restored(folder):
 def test_a_network_of_the_lecture_s_program_is_restored_with_its_averages(tmp_path):
     weights = train_like_the_lecture(tmp_path)
     path, scores = restored(tmp_path)
-    assert mnist_forward.stored_step(path) == 49001
+    assert mnist_forward.get_step(path) == 49001
     np.testing.assert_allclose(scores, in_numpy(weights, np.full([1, 784], 0.5, "f")), rtol=1e-4, atol=1e-3)
 
 
 def test_an_empty_folder_holds_no_checkpoint(tmp_path):
-    assert mnist_forward.checkpoints(tmp_path) == []
+    assert mnist_forward.list_checkpoints(tmp_path) == []
     assert restored(tmp_path) == (None, None)
-    assert mnist_forward.checkpoints(tmp_path / "missing") == []
+    assert mnist_forward.list_checkpoints(tmp_path / "missing") == []
 
 
 def test_another_network_is_refused_with_what_differs(tmp_path):
@@ -82,7 +82,7 @@ def test_a_checkpoint_without_a_step_is_of_step_0(tmp_path):
         path.rename(tmp_path / path.name.replace("mnist_model-49001", "model.ckpt"))
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt"\n')
     path, _ = restored(tmp_path)
-    assert path == str(tmp_path / "model.ckpt") and mnist_forward.stored_step(path) == 0
+    assert path == str(tmp_path / "model.ckpt") and mnist_forward.get_step(path) == 0
 
 
 def test_another_program_s_checkpoint_is_refused(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from conftest import TEST, TEST_RECORDS, TRAIN, TRAIN_RECORDS, run, run_with_small_disk
 from PIL import Image
 
+import mnist_backward
 import mnist_generateds
 from mnist_forward import UserError, tf
 from mnist_generateds import count_records, get_tfrecord
@@ -37,7 +38,7 @@ def one_hot(label):
 def batches(folder, num, count=None, **options):
     """`count` batches from get_tfrecord, or all until the data end: a list of (pictures, labels)."""
     with tf.Graph().as_default(), tf.Session() as sess:
-        batch = get_tfrecord(num, data=folder, **options)
+        batch = get_tfrecord(num, data_dir=folder, **options)
         sess.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
         coord = tf.train.Coordinator()
         threads = tf.train.start_queue_runners(sess=sess, coord=coord)
@@ -106,13 +107,13 @@ def test_a_bad_idx_file_is_refused(tmp_path, digits, name, damage, sentence):
     if damage:
         path.write_bytes(damage(whole))
     with pytest.raises(UserError, match=sentence):
-        mnist_generateds.idx_samples(tmp_path, "train", DIGITS)
+        mnist_generateds.read_idx_samples(tmp_path, "train", DIGITS)
 
 
 def test_idx_files_of_no_picture_are_refused(tmp_path, digits):
     (_, (images, labels)) = digits
     with pytest.raises(UserError, match="holds 0 pictures"):
-        mnist_generateds.idx_samples(idx_folder(tmp_path, images[:0], labels[:0]), "train", DIGITS)
+        mnist_generateds.read_idx_samples(idx_folder(tmp_path, images[:0], labels[:0]), "train", DIGITS)
 
 
 def picture_folder(folder, digits):
@@ -232,7 +233,7 @@ GOOD = [lecture_example(bytes(784), one_hot(3))] * 3
 def test_a_foreign_record_is_refused_by_number(tmp_path, bad, sentence):
     write_records(tmp_path / TRAIN_RECORDS, [*GOOD, bad])
     with pytest.raises(UserError, match=sentence + ".*write it again with `python mnist_generateds.py`"):
-        get_tfrecord(2, data=tmp_path)
+        get_tfrecord(2, data_dir=tmp_path)
 
 
 def test_a_damaged_file_is_refused_before_a_queue_is_built(tmp_path):
@@ -251,7 +252,7 @@ def test_a_damaged_file_is_refused_before_a_queue_is_built(tmp_path):
             tf.Graph().as_default() as graph,
             pytest.raises(UserError, match=r"is no good at record [1-4], "),
         ):
-            get_tfrecord(2, data=tmp_path)
+            get_tfrecord(2, data_dir=tmp_path)
         assert not graph.get_operations()
 
 
@@ -259,7 +260,7 @@ def test_a_damaged_file_is_refused_before_a_queue_is_built(tmp_path):
 def test_a_missing_file_and_a_folder_are_refused_with_the_cure(tmp_path, make):
     make(tmp_path / TEST_RECORDS)
     with pytest.raises(UserError, match=f"{TEST_RECORDS} is missing: .*python mnist_generateds.py"):
-        get_tfrecord(2, isTrain=False, data=tmp_path)
+        get_tfrecord(2, isTrain=False, data_dir=tmp_path)
 
 
 # ---- distortions
@@ -268,12 +269,17 @@ STRENGTH = {"rotation": 10, "shear": 0.2, "scale": 0.1, "shift": 1.5, "elastic":
 NONE = dict.fromkeys(STRENGTH, 0.0)
 
 
+def by(strength):
+    """A function that distorts batches, each picture by a field of its own."""
+    return lambda img: mnist_backward.warp(img, mnist_backward.random_field(img.shape[0], **strength))
+
+
 def test_fields_are_as_strong_as_set():
     with tf.Graph().as_default(), tf.Session() as sess:
         tf.set_random_seed(1)
 
         def drawn(**strength):
-            return sess.run(mnist_generateds.random_field(4000, **{**NONE, **strength}))
+            return sess.run(mnist_backward.random_field(4000, **{**NONE, **strength}))
 
         shifts = drawn(shift=2.0)
         assert shifts.shape == (4000, 28, 28, 2)
@@ -298,7 +304,7 @@ def test_warp_samples_bilinearly_and_pictures_in_a_row_share_a_field():
     img = rng.random([6, 28, 28], np.float32)
     field = rng.normal(0, 3, [3, 28, 28, 2]).astype("f")
     with tf.Graph().as_default(), tf.Session() as sess:
-        got = sess.run(mnist_generateds.warp(tf.constant(img.reshape(6, 784)), tf.constant(field)))
+        got = sess.run(mnist_backward.warp(tf.constant(img.reshape(6, 784)), tf.constant(field)))
     for i in range(6):
         y, x = np.clip(np.mgrid[:28, :28] + np.moveaxis(field[i // 2], 2, 0), 0, 27 - 1e-3)
         top, left = y.astype(int), x.astype(int)
@@ -312,14 +318,14 @@ def test_warp_samples_bilinearly_and_pictures_in_a_row_share_a_field():
 def test_distortions_of_no_strength_change_nothing(data, digits):
     ((images, _), _) = digits
     known = {image.tobytes() for image in images[:TRAIN]}
-    [(pictures, _)] = batches(data, 200, 1, distortions=NONE)
+    [(pictures, _)] = batches(data, 200, 1, distort=by(NONE))
     # 1e-3 of a pixel short of the last row, so that each pixel has a neighbour: half a grey level at the most
     assert all(np.rint(picture * 255).astype(np.uint8).tobytes() in known for picture in pictures)
 
 
 def test_distorted_batches_keep_shape_range_and_labels(data, digits):
     ((images, labels), _) = digits
-    [(pictures, classes)] = batches(data, 40, 1, distortions={name: 0.3 * most for name, most in STRENGTH.items()})
+    [(pictures, classes)] = batches(data, 40, 1, distort=by({name: 0.3 * most for name, most in STRENGTH.items()}))
     assert pictures.shape == (40, 784)
     assert pictures.min() >= 0 and pictures.max() <= 1
     known = images[:TRAIN].reshape(TRAIN, 784).astype("f") / 255
@@ -330,5 +336,5 @@ def test_distorted_batches_keep_shape_range_and_labels(data, digits):
 
 def test_test_batches_are_never_distorted(data, digits):
     (_, (images, _)) = digits
-    got = batches(data, TEST, isTrain=False, distortions=STRENGTH)
+    got = batches(data, TEST, isTrain=False, distort=by(STRENGTH))
     np.testing.assert_allclose(got[0][0], images[:TEST].reshape(TEST, 784) / 255, atol=1e-6)

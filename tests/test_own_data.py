@@ -118,14 +118,14 @@ def test_every_seventh_of_a_class_is_for_the_test_and_one_of_a_small_class():
 def test_a_list_of_classes_in_another_code_is_refused(tmp_path):
     (tmp_path / "classes.txt").write_text("Äpfel\nBirnen\n", encoding="latin-1")
     with pytest.raises(UserError, match="save it as UTF-8"):
-        mnist_forward.class_names(tmp_path)
+        mnist_forward.read_class_names(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "one\n", "a\nb\na\n"])
 def test_a_list_of_classes_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "classes.txt").write_text(text)
     with pytest.raises(UserError, match=r"classes\.txt must hold two or more names, each once"):
-        mnist_forward.class_names(tmp_path)
+        mnist_forward.read_class_names(tmp_path)
 
 
 def test_shards_hold_every_record_once_and_training_mixes_them(tmp_path):
@@ -139,7 +139,7 @@ def test_shards_hold_every_record_once_and_training_mixes_them(tmp_path):
         got = batches(tmp_path, 30, isTrain=False)
         values = np.concatenate([np.rint(pixels[:, 0] * 255) for pixels, _ in got])
         assert sorted(values) == list(range(100))
-    assert mnist_generateds.record_files(tmp_path, mnist_generateds.TRAIN_SET)[1] == 100
+    assert mnist_generateds.find_records(tmp_path, mnist_generateds.TRAIN_SET)[1] == 100
     for task in (0, 1, 2):
         got = batches(tmp_path, 30, 5, task=task, tasks=3)
         values = {int(value) % 3 for pixels, _ in got for value in np.rint(pixels[:, 0] * 255)}
@@ -151,4 +151,4 @@ def test_a_missing_shard_and_files_of_two_sets_are_refused(tmp_path, names):
     for name in names:
         write_records(tmp_path / f"mnist_train{name}.tfrecords", [lecture_example(bytes(784), one_hot(1))])
     with tf.Graph().as_default(), pytest.raises(UserError, match="2 files of mnist_train, no whole set"):
-        mnist_generateds.get_tfrecord(2, data=tmp_path)
+        mnist_generateds.get_tfrecord(2, data_dir=tmp_path)

@@ -102,16 +102,16 @@ def test_a_step_that_was_trained_anew_is_judged_again(data, model, tmp_path, mon
 
 def test_a_checkpoint_deleted_before_it_is_read_is_no_error(data, model, tmp_path, monkeypatch, capsys):
     copy = shutil.copytree(model, tmp_path / "copy")
-    listed = mnist_forward.checkpoints(copy)
+    listed = mnist_forward.list_checkpoints(copy)
     for path in copy.glob("mnist_model-600.*"):
         path.unlink()
     answers = iter([listed])
-    real = mnist_forward.checkpoints
-    monkeypatch.setattr(mnist_forward, "checkpoints", lambda folder: next(answers, None) or real(folder))
+    real = mnist_forward.list_checkpoints
+    monkeypatch.setattr(mnist_forward, "list_checkpoints", lambda folder: next(answers, None) or real(folder))
     with tf.Graph().as_default(), tf.Session() as sess:
         mnist_forward.forward(tf.zeros([1, 784]), None)
         path = restore_newest(sess, copy)
-    assert mnist_forward.stored_step(path) == 400
+    assert mnist_forward.get_step(path) == 400
     assert capsys.readouterr().err == "", "no damage is reported"
 
 
