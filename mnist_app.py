@@ -535,11 +535,9 @@ class _Components:
         """bool [h, w]: the pixels of the components for which `chosen`, bool [n], is true."""
         return np.append(chosen, False)[self.labels]  # The label -1 finds the False at the end.
 
-    def sum_over(self, where, values=None):
-        """[n]: for each component the sum of `values`, [h, w] or 1, over its pixels in the mask `where` [h, w]."""
-        where = where & (self.labels >= 0)
-        weights = None if values is None else values[where]
-        return np.bincount(self.labels[where], weights, len(self.areas))
+    def sum_by(self, labels, values=None):
+        """[n]: for each component how often it is among the `labels` of some pixels, or the sum of their `values`."""
+        return np.bincount(labels, values, len(self.areas))
 
     def frame_of(self, numbers):
         """[left, top, right, bottom] round the components with these numbers, int [m]."""
@@ -572,8 +570,9 @@ def _find_components(mask):
     first = np.cumsum(areas) - areas
     near = np.minimum.reduceat([x - 1, y], first, axis=1)
     far = np.maximum.reduceat([x, y + 1], first, axis=1)
-    labels = component_of_run[run_at].reshape(padded.shape)[:-1, 1:-1]
-    return _Components(labels, np.concatenate([near, far]).T, areas)
+    labels = np.full(padded.size, -1, np.int32)
+    labels[ink] = component
+    return _Components(labels.reshape(padded.shape)[:-1, 1:-1], np.concatenate([near, far]).T, areas)
 
 
 def _merge(ones, others, count):
@@ -603,9 +602,8 @@ def _is_round_paper(pieces):
     """bool [n]: which pieces lie round the paper: frames, sheet edges, and what lies in a strip with the table."""
     size = np.array(pieces.labels.shape[::-1])
     width, height = size
-    middle = np.zeros(pieces.labels.shape, bool)
-    middle[height // 6 : height - height // 6, width // 6 : width - width // 6] = True
-    is_outside = pieces.sum_over(middle) < 0.05 * pieces.areas
+    middle = pieces.labels[height // 6 : height - height // 6, width // 6 : width - width // 6]
+    is_outside = pieces.sum_by(middle[middle >= 0]) < 0.05 * pieces.areas
     rims = (pieces.boxes[:, :2] <= _RIM * size).sum(1) + (pieces.boxes[:, 2:] >= (1 - _RIM) * size).sum(1)
     round_paper = is_outside & (rims >= 2)
     # A first or last digit touches the rim, too, but has not many times the ink of those in the middle.
@@ -652,17 +650,15 @@ def _find_ruling(mask):
 def _is_sharp(pieces, contrast):
     """bool [n]: pieces whose outline is a small step from paper to ink, unlike a shadow's."""
     mask = pieces.labels >= 0
-    outline = mask & ~_erode(mask, 3, 3)
-    step = max(3, round(_SOFT * min(mask.shape)))
-    padded = np.pad(contrast, step, mode="edge")
-    y, x = np.nonzero(outline)
-    around = [padded[y + down, x + right] for down in (0, step, 2 * step) for right in (0, step, 2 * step)]
-    steps = np.zeros(mask.shape)
-    steps[outline] = np.ptp(around, axis=0)
-    # Steps and ink are compared in the mean of each piece; both sides are multiplied by areas and outline lengths.
-    mean_step = pieces.sum_over(outline, steps) * pieces.areas
-    mean_ink = pieces.sum_over(mask, contrast) * pieces.sum_over(outline)
-    return mean_step > _SHARP * mean_ink
+    y, x = np.nonzero(mask & ~_erode(mask, 3, 3))
+    outline = pieces.labels[y, x]
+    reach = max(3, round(_SOFT * min(mask.shape)))
+    padded = np.pad(contrast, reach, mode="edge")
+    around = [padded[y + down, x + right] for down in (0, reach, 2 * reach) for right in (0, reach, 2 * reach)]
+    steps = pieces.sum_by(outline, np.ptp(around, axis=0))
+    ink = pieces.sum_by(pieces.labels[mask], contrast[mask])
+    # The mean step of each piece is compared with its mean ink; multiplied out, nothing is divided by zero.
+    return steps * pieces.areas > _SHARP * ink * pieces.sum_by(outline)
 
 
 def _typical_height(heights, ink):
