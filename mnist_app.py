@@ -15,6 +15,7 @@ import argparse
 import functools
 import glob
 import json
+import math
 import os
 import re
 import tempfile
@@ -218,9 +219,10 @@ def build_answer(x, classes):
     # A margin of one pixel, so that the ink which is moved out of the picture does not come in again on the other side.
     framed = tf.pad(tf.reshape(x, [-1, IMAGE_SIDE, IMAGE_SIDE]), [[0, 0], [1, 1], [1, 1]])
     moved = [framed[:, 1 - down :, 1 - right :][:, :IMAGE_SIDE, :IMAGE_SIDE] for down, right in _PLACES]
-    scores, restorable = mnist_forward.build_averaged_network(tf.reshape(moved, [-1, INPUT_NODE]), classes)
-    each_place = tf.reshape(tf.nn.softmax(scores), [len(_PLACES), -1, classes])
-    return tf.reduce_mean(each_place, axis=0), restorable
+    moved = tf.reshape(tf.stack(moved), [-1, INPUT_NODE])  # from [5, n, 28, 28]: first all digits of the first place
+    scores, restorable = mnist_forward.build_averaged_network(moved, classes)
+    of_each_place = tf.reshape(tf.nn.softmax(scores), [len(_PLACES), -1, classes])
+    return tf.reduce_mean(of_each_place, axis=0), restorable
 
 
 @functools.cache
@@ -368,15 +370,15 @@ def find_digits(picture):
     """
     grey = _grey_from_colour(picture)
     shows_one_digit = max(grey.shape) <= _ONE_DIGIT_SIDE
-    enlarged = -(-_ENLARGED_SIDE // max(grey.shape))
-    grey = _resize(grey, *(side * enlarged for side in grey.shape))
+    factor = math.ceil(_ENLARGED_SIDE / max(grey.shape))
+    grey = _resize(grey, *(side * factor for side in grey.shape))
     margin = 0
     if shows_one_digit:  # The digit may fill the picture, but paper must be seen round it.
         margin = max(grey.shape) // 2
         rim = [*grey[0], *grey[-1], *grey[:, 0], *grey[:, -1]]
         grey = np.pad(grey, margin, constant_values=np.median(rim))
     contrast, threshold = _measure_ink(grey if _is_ink_dark(grey) else -grey)
-    if shows_one_digit:
+    if shows_one_digit:  # So few pixels are mostly edges, and an edge lies where the contrast is half the full ink's.
         threshold = np.percentile(contrast, 99.5) / 2
     pieces = _find_strokes(contrast, threshold)
     groups = [np.flatnonzero(pieces.keep)] if shows_one_digit else _group_into_digits(pieces)
@@ -386,7 +388,7 @@ def find_digits(picture):
         raise PictureError("shows no digit, only a dot: come nearer with the camera.")
     order = np.flatnonzero(is_large)[_reading_order(frames[is_large])]
     pixels = [_to_mnist(_cut_out(contrast, pieces, groups[i], frames[i])) for i in order]
-    return np.stack(pixels), (frames[order] - margin) / enlarged
+    return np.stack(pixels), (frames[order] - margin) / factor
 
 
 # -------- Paper and ink
@@ -461,10 +463,10 @@ def _find_threshold(contrast):
     """The contrast above which a pixel is ink; raises PictureError when none stands out."""
     # Paper has these two percentiles even where ink fills half the picture.  In a normal distribution they lie at -1.64
     # and -0.52 standard deviations, so 1.12 apart.
-    faintest, faint = np.percentile(contrast[::2, ::2], [5, 30])
-    grain = (faint - faintest) / 1.12
-    paper = faint + 0.52 * grain
-    # At least _LEAST_CONTRAST also where the interpolated paper lies below the picture's.
+    percentile_5, percentile_30 = np.percentile(contrast[::2, ::2], [5, 30])
+    grain = (percentile_30 - percentile_5) / 1.12
+    paper = percentile_30 + 0.52 * grain
+    # `paper` is below 0 where its coarse picture lies below the paper itself: then the contrast alone counts.
     least = max(paper + max(_NOISE_FACTOR * grain, _LEAST_CONTRAST), _LEAST_CONTRAST)
     ink = contrast[contrast > least]
     if not ink.size:
@@ -493,7 +495,7 @@ _MOST_STROKES = 300
 def _find_strokes(contrast, threshold):
     """The _Components of the ink, of which `keep` are strokes of digits; raises PictureError where there are none."""
     ink = _find_components(contrast > threshold)
-    mask = ink.mask_of(~_is_round_paper(ink))
+    mask = ink.mask_of(~_lies_beside_paper(ink))
     pieces = _find_components(mask & ~_find_ruling(mask) & ~_find_ruling(mask.T).T)
     pieces.keep = _is_sharp(pieces, contrast) & (pieces.widths <= _FLAT * pieces.heights)
     if not pieces.keep.any():
@@ -546,32 +548,35 @@ class _Components:
 
 def _find_components(mask):
     """The connected components of a mask [h, w], with 8 neighbours, as scipy.ndimage.label finds them."""
-    # First, each horizontal run of ink gets a number, from 1.  The paper added on three sides keeps the neighbours of
-    # a pixel, by index, from being on the other side of the picture.
+    # 1. Give each horizontal run of ink a number, from 1; paper has 0.  The mask is searched as one long line of
+    # pixels, and the paper added on three sides separates the end of a row from the start of the next.
     padded = np.pad(mask, ((0, 1), (1, 1)))
     stride = padded.shape[1]
-    ink = np.flatnonzero(padded)
-    run_of_ink = np.cumsum(np.diff(ink, prepend=-1) > 1)
+    ink_index = np.flatnonzero(padded)
+    starts_run = np.diff(ink_index, prepend=-1) > 1
+    run_of_ink = np.cumsum(starts_run)
     run_at = np.zeros(padded.size, np.int32)
-    run_at[ink] = run_of_ink
-    # Then the runs that touch each other are merged.
-    uppers = []
-    lowers = []
+    run_at[ink_index] = run_of_ink
+    # 2. Merge the runs that touch one in the row below, straight or at a corner.
+    upper_runs = []
+    lower_runs = []
     for right in (-1, 0, 1):
-        below = run_at[ink + stride + right]
-        uppers.append(run_of_ink[below > 0])
-        lowers.append(below[below > 0])
-    root = _merge(np.concatenate(uppers), np.concatenate(lowers), run_of_ink.max(initial=0) + 1)
-    # Last, the components are numbered, from 0, and measured.
+        run_below = run_at[ink_index + stride + right]
+        upper_runs.append(run_of_ink[run_below > 0])
+        lower_runs.append(run_below[run_below > 0])
+    root = _merge(np.concatenate(upper_runs), np.concatenate(lower_runs), run_of_ink.max(initial=0) + 1)
+    # 3. Number what was merged from 0; paper, which is merged with nothing, becomes -1.
     component_of_run = np.unique(root, return_inverse=True)[1] - 1
     component = component_of_run[run_of_ink]
-    areas = np.bincount(component)
-    y, x = np.divmod(ink[np.argsort(component, kind="stable")], stride)
-    first = np.cumsum(areas) - areas
-    near = np.minimum.reduceat([x - 1, y], first, axis=1)
-    far = np.maximum.reduceat([x, y + 1], first, axis=1)
     labels = np.full(padded.size, -1, np.int32)
-    labels[ink] = component
+    labels[ink_index] = component
+    # 4. Measure: in the order of their components, the pixels of each one lie together.
+    areas = np.bincount(component)
+    first = np.cumsum(areas) - areas
+    y, padded_x = np.divmod(ink_index[np.argsort(component, kind="stable")], stride)
+    x = padded_x - 1
+    near = np.minimum.reduceat([x, y], first, axis=1)
+    far = np.maximum.reduceat([x + 1, y + 1], first, axis=1)
     return _Components(labels.reshape(padded.shape)[:-1, 1:-1], np.concatenate([near, far]).T, areas)
 
 
@@ -594,28 +599,30 @@ def _merge(ones, others, count):
 
 # What touches the rim lies within this share of the picture's side.
 _RIM = 0.02
+# A piece lies beside the paper if less than this share of it is in the middle two thirds of the picture.
+_IN_THE_MIDDLE = 0.05
 # A table at the rim has more than so many times the ink of the largest piece in the middle; a digit never has.
 _TABLE = 4
 
 
-def _is_round_paper(pieces):
-    """bool [n]: which pieces lie round the paper: frames, sheet edges, and what lies in a strip with the table."""
-    size = np.array(pieces.labels.shape[::-1])
-    width, height = size
+def _lies_beside_paper(pieces):
+    """bool [n]: pieces that are not on the sheet: frames, sheet edges, the table and what lies on it."""
+    height, width = pieces.labels.shape
+    left, top, right, bottom = pieces.boxes.T
     middle = pieces.labels[height // 6 : height - height // 6, width // 6 : width - width // 6]
-    is_outside = pieces.sum_by(middle[middle >= 0]) < 0.05 * pieces.areas
-    rims = (pieces.boxes[:, :2] <= _RIM * size).sum(1) + (pieces.boxes[:, 2:] >= (1 - _RIM) * size).sum(1)
-    round_paper = is_outside & (rims >= 2)
-    # A first or last digit touches the rim, too, but has not many times the ink of those in the middle.
-    compared = pieces.areas if is_outside.all() else pieces.areas[~is_outside]
-    is_table = is_outside & (rims >= 1) & (pieces.areas > _TABLE * compared.max(initial=0))
-    for axis, length in enumerate(size):
-        first = pieces.boxes[:, axis]
-        last = pieces.boxes[:, axis + 2]
-        top = last[is_table & (last <= length / 6)].max(initial=0)
-        bottom = first[is_table & (first >= length * 5 / 6)].min(initial=length)
-        round_paper |= (last <= top) | (first >= bottom)
-    return round_paper
+    is_outer = pieces.sum_by(middle[middle >= 0]) < _IN_THE_MIDDLE * pieces.areas
+    touches = [left <= _RIM * width, top <= _RIM * height, right >= (1 - _RIM) * width, bottom >= (1 - _RIM) * height]
+    touched = np.sum(touches, axis=0)
+    lies_beside = is_outer & (touched >= 2)
+    # A first or last digit touches one rim, too, but has not many times the ink of the digits in the middle.
+    inner_areas = pieces.areas if is_outer.all() else pieces.areas[~is_outer]
+    is_table = is_outer & (touched >= 1) & (pieces.areas > _TABLE * inner_areas.max(initial=0))
+    # Where a table fills a strip at an edge, whatever else lies wholly in that strip lies on the table.
+    for near, far, length in ((left, right, width), (top, bottom, height)):
+        first_strip_end = far[is_table & (far <= length / 6)].max(initial=0)
+        last_strip_start = near[is_table & (near >= length * 5 / 6)].min(initial=length)
+        lies_beside |= (far <= first_strip_end) | (near >= last_strip_start)
+    return lies_beside
 
 
 # A printed line is thinner than this share of the picture's height.
@@ -627,38 +634,44 @@ _SEEN_OF_LINE = 0.6
 def _find_ruling(mask):
     """The pixels of mask [h, w] on thin lines across its whole width, without strokes that cross: ruled paper."""
     height, width = mask.shape
-    thickest = max(3, round(_RULING * height)) | 1
+    thickest = max(3, round(_RULING * height)) | 1  # odd
+    lean = max(1, height // 200)  # A line may lean by so much within the shortest run of it.
+    shortest = max(1, width // 8)
+    gap = 2 * thickest + 1  # A crossing stroke leaves such a gap, or an upright of squared paper.
+    # 1. Keep what is thin from top to bottom.
     thin = mask & ~_dilate(_erode(mask, thickest, 1), thickest, 1)
     if thin.any(axis=0).sum() < _SEEN_OF_LINE * width:  # What follows is slow, and most sheets are not ruled.
         return np.zeros_like(mask)
-    lean = max(1, height // 200)  # A line may lean by so much within the shortest piece of it.
-    shortest = max(1, width // 8)
-    gap = 2 * thickest + 1  # A crossing stroke leaves such a gap, or an upright of squared paper.
-    parts = _erode(_dilate(thin, 2 * lean + 1, gap), 1, shortest + gap)
-    rim = max(1, width // 4)
-    lines = np.pad(_dilate(parts, gap, 2 * shortest), ((0, 0), (rim, rim)))
-    # A closing goes over the gap that a digit leaves, up to half the picture.
-    closed = _erode(_dilate(lines, 1, 2 * rim + 1), 1, 2 * rim + 1)
-    lines = _find_components(closed[:, rim:-rim])
-    seen = np.zeros([len(lines.areas), width], bool)
-    y, x = np.nonzero(thin & (lines.labels >= 0))
-    seen[lines.labels[y, x], x] = True
-    is_ruling = (lines.widths >= width) & (seen.sum(axis=1) >= _SEEN_OF_LINE * width)
-    return thin & lines.mask_of(is_ruling)
+    # 2. Join it across gaps and along a leaning line, and keep the long runs.
+    joined = _dilate(thin, 2 * lean + 1, gap)
+    runs = _erode(joined, 1, shortest + gap)
+    # 3. Let them grow by more than they were shortened, and as high as a leaning line needs.
+    grown = _dilate(runs, gap, 2 * shortest)
+    # 4. Close the gaps that digits leave, up to half the picture.  The margin lets a line reach the picture's edge.
+    margin = max(1, width // 4)
+    padded = np.pad(grown, ((0, 0), (margin, margin)))
+    closed = _erode(_dilate(padded, 1, 2 * margin + 1), 1, 2 * margin + 1)
+    bands = _find_components(closed[:, margin:-margin])
+    # 5. A band is a ruled line if it goes all the way and enough of the line in it is seen.
+    seen = np.zeros([len(bands.areas), width], bool)
+    y, x = np.nonzero(thin & (bands.labels >= 0))
+    seen[bands.labels[y, x], x] = True
+    is_ruling = (bands.widths >= width) & (seen.sum(axis=1) >= _SEEN_OF_LINE * width)
+    return thin & bands.mask_of(is_ruling)
 
 
 def _is_sharp(pieces, contrast):
-    """bool [n]: pieces whose outline is a small step from paper to ink, unlike a shadow's."""
+    """bool [n]: pieces whose contour is a small step from paper to ink, unlike a shadow's."""
     mask = pieces.labels >= 0
     y, x = np.nonzero(mask & ~_erode(mask, 3, 3))
-    outline = pieces.labels[y, x]
+    on_contour = pieces.labels[y, x]
+    # The step at a pixel of the contour is the range of the contrasts round it.
     reach = max(3, round(_SOFT * min(mask.shape)))
     padded = np.pad(contrast, reach, mode="edge")
     around = [padded[y + down, x + right] for down in (0, reach, 2 * reach) for right in (0, reach, 2 * reach)]
-    steps = pieces.sum_by(outline, np.ptp(around, axis=0))
-    ink = pieces.sum_by(pieces.labels[mask], contrast[mask])
-    # The mean step of each piece is compared with its mean ink; multiplied out, nothing is divided by zero.
-    return steps * pieces.areas > _SHARP * ink * pieces.sum_by(outline)
+    mean_step = pieces.sum_by(on_contour, np.ptp(around, axis=0)) / pieces.sum_by(on_contour)
+    mean_ink = pieces.sum_by(pieces.labels[mask], contrast[mask]) / pieces.areas
+    return mean_step > _SHARP * mean_ink
 
 
 def _typical_height(heights, ink):
@@ -672,6 +685,8 @@ def _typical_height(heights, ink):
 
 # A fragment belongs to a digit that is nearer than this share of the digits' height.
 _NEAR = 0.25
+# Two large pieces above each other are one digit if the gap between them is smaller than this share of that height.
+_NEAR_ABOVE = 0.125
 
 
 def _group_into_digits(pieces):
@@ -685,17 +700,18 @@ def _group_into_digits(pieces):
     typical = _typical_height(heights, pieces.areas[kept])
     near = pieces.boxes[kept, :2]
     far = pieces.boxes[kept, 2:]
-    # [m, m] each: the gaps between two boxes, negative where they overlap.
+    # [m, m] each: the gaps between piece i and piece j, negative where they overlap.
     across, down = np.moveaxis(np.maximum(near[:, None], near) - np.minimum(far[:, None], far), 2, 0)
     is_large = heights >= _FRAGMENT * typical
-    distance = np.where(is_large, np.maximum(across, 0) + np.maximum(down, 0), np.inf)
+    # A fragment i belongs to the large piece j that is nearest; a large piece belongs to itself.
+    distance = np.where(is_large[None, :], np.maximum(across, 0) + np.maximum(down, 0), np.inf)
     owner = np.where(is_large, np.arange(len(kept)), distance.argmin(1))
     overlaps = -across > 0.5 * np.minimum.outer(widths, widths)
-    stacked = overlaps & (down < _NEAR * typical / 2) & is_large & is_large[:, None]
-    for one, other in np.argwhere(stacked):
-        owner[owner == owner[other]] = owner[one]
+    is_above = overlaps & (down < _NEAR_ABOVE * typical) & is_large[:, None] & is_large[None, :]
+    for one, other in np.argwhere(is_above):
+        owner[owner == owner[other]] = owner[one]  # The two groups become one.
     belongs = is_large | (distance.min(1) < _NEAR * typical)
-    return [kept[belongs & (owner == digit)] for digit in np.unique(owner)]
+    return [kept[belongs & (owner == number)] for number in np.unique(owner)]
 
 
 def _reading_order(boxes):
@@ -714,7 +730,8 @@ def _reading_order(boxes):
     return [i for row in rows for i in row]
 
 
-# A paler stroke is brought up to this share of the digit's full ink; what is paler still is a smudge.
+# Strokes down to this share of the digit's full ink are brought up to full ink.  What is paler is a smudge and stays
+# pale.
 _PRESSURE = 0.4
 
 
@@ -763,10 +780,11 @@ def _extreme_down(extreme, grey, size):
 
 
 def _stroke_width(mask):
-    """The mean width of the strokes of mask [h, w] in pixels: two areas divided by the length of the outline."""
+    """The mean width of the strokes of mask [h, w] in pixels: two areas divided by the length of the contour."""
     mask = np.pad(mask, 1)
-    outline = (mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum()
-    return 2 * mask.sum() / max(outline * np.pi / 4, 1)
+    edges = (mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum()
+    contour = edges * np.pi / 4  # The edges of pixels make a slanting contour longer than it is, by 4 / pi on average.
+    return 2 * mask.sum() / max(contour, 1)
 
 
 # ======== MNIST's form
@@ -782,9 +800,10 @@ _THICK = 3.0
 
 def _to_mnist(ink):
     """ink [h, w] in 0..1 of one digit as float32 [784]: with MNIST's thickness, in its box, by its centre of mass."""
-    faint = 2 * max(max(ink.shape) / (_BOX_SIDE * _FINE), 1) - _stroke_width(ink > 0.5)
-    if faint > 0:  # Strokes finer than two pixels of the fine picture would fade when it is shrunk.
-        side = round(faint) + 1
+    shrink = max(max(ink.shape) / (_BOX_SIDE * _FINE), 1)
+    missing = 2 * shrink - _stroke_width(ink > 0.5)
+    if missing > 0:  # Strokes that become finer than two pixels of the fine picture would fade.
+        side = round(missing) + 1
         ink = _dilate(ink, side, side)
     with_room_to_grow = np.pad(_fit_to_box(ink), 2 * _FINE)
     ink = _fit_to_box(_mend_thickness(with_room_to_grow))
@@ -812,15 +831,16 @@ def _mend_thickness(ink):
     else:
         wanted = min(width, _THICK)
         extreme = np.minimum
-    # The strokes grow or shrink by a pixel a turn on every side, in the last turn by what is left of the radius.  A
+    # The strokes grow or shrink by a pixel a turn on every side, in the last turn by what remains of the radius.  A
     # square and a diamond in turn make an octagon, which is nearly round.
     radius = abs(wanted - width) / 2 * _FINE
-    for left in np.arange(radius, 0, -1):
-        upright = _extreme_down(extreme, ink, 3)
-        level = _extreme_down(extreme, ink.T, 3).T
-        square = _extreme_down(extreme, upright.T, 3).T
-        changed = square if int(left) % 2 else extreme(upright, level)
-        ink = ink + (changed - ink) * min(left, 1)
+    for remaining in np.arange(radius, 0, -1):
+        vertical = _extreme_down(extreme, ink, 3)
+        horizontal = _extreme_down(extreme, ink.T, 3).T
+        square = _extreme_down(extreme, vertical.T, 3).T
+        diamond = extreme(vertical, horizontal)
+        changed = square if int(remaining) % 2 else diamond
+        ink = ink + (changed - ink) * min(remaining, 1)
     return ink
 
 
@@ -837,11 +857,11 @@ def _centre(ink):
 
 # ======== What is no digit
 
-# A digit of which the network is less sure than this is doubted.  Of 439 real digits three got less than 0.6, so it
-# doubts hardly one of them, but few letters, too.
+# A digit of which the network is less sure than this is doubted.  Of 439 real digits three had a confidence below 0.6,
+# so at 0.5 hardly one is doubted.
 _LEAST_CONFIDENCE = 0.5
-# This share of the training digits is further from all others than what is taken for a digit: a larger distance refuses
-# fewer drawings, of which this refuses nine in ten.
+# What is further from all training digits of its class than almost any of these is from the others is no digit: this
+# share of them lies beyond that distance.  Of ten drawings seven to nine do.
 _STRANGE_SHARE = 0.002
 # So many training digits are compared with.
 _OUTLINE_SAMPLES = 20000
@@ -868,13 +888,17 @@ def _is_strange(pixels, classes, model_dir):
     return 1 - likeness.max(axis=1, initial=-1) > strange_distance
 
 
-# [28, 14]: the triangle filter that halves a side.  Without its blur a line beside a line would be no likeness at all.
+# float32 [28, 14]: halves a side.  Each column takes four neighbours with the weights 1/4, 3/4, 3/4, 1/4; without this
+# blur a line beside a line would be no likeness at all.
 _HALVE = 1 - np.abs(np.arange(IMAGE_SIDE)[:, None] - (2 * np.arange(IMAGE_SIDE // 2) + 0.5)) / 2
 _HALVE = np.maximum(0, _HALVE).astype(np.float32)
 
 
 def _get_outlines(pixels):
-    """float32 [n, 196]: pixels [n, 784] at half size, of length 1, so that the product of two is their likeness."""
+    """float32 [n, 196]: the pictures [n, 784] blurred and at half size, as vectors of length 1.
+
+    The dot product of two is their cosine similarity, here called likeness: 1 for the same picture.
+    """
     images = pixels.reshape(-1, IMAGE_SIDE, IMAGE_SIDE)
     halved = (_HALVE.T @ images @ _HALVE).reshape(len(images), -1)
     return halved / np.maximum(np.linalg.norm(halved, axis=1, keepdims=True), 1e-6)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from conftest import restore_newest, run, run_with_small_disk, run_without_privileges, start, steps_printed
+from test_forward import train_like_the_lecture
 from test_generateds import idx_folder
 
 import mnist_forward
@@ -140,6 +141,44 @@ def test_the_newest_whole_checkpoint_is_taken(data, model, tmp_path, damage):
         mnist_forward.forward(tf.zeros([1, 784]), None)
         path = restore_newest(sess, copy)
     assert mnist_forward.get_step(path) == (600 if damage == "state missing" else 400)
+
+
+def contents(folder):
+    """What is in a folder: {name: (bytes, time of the last change)}, but for the lock."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_a_run_that_trains_nothing_changes_nothing(data, model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "done")
+    (copy / "outlines.npz").write_bytes(b"of another training set")
+    before = contents(copy)
+    assert "Nothing left to do" in train(data, copy, steps=600)
+    after = contents(copy)
+    assert {name: after[name] for name in before} == before
+    assert not {name for name in after if "test" not in name} - before.keys()
+
+
+def test_a_refused_training_changes_nothing(data, model, tmp_path):
+    of_lecture = tmp_path / "lecture"
+    of_lecture.mkdir()
+    train_like_the_lecture(of_lecture)
+    (of_lecture / "mnist_model-9.data-00000-of-00001.tempstate").write_bytes(b"half a save")
+    before = contents(of_lecture)
+    assert "another program's" in train(data, of_lecture, steps=49100, status=1)
+    assert contents(of_lecture) == before
+    said = train(tmp_path, tmp_path / "model", status=1)
+    assert "mnist_train.tfrecords is missing" in said
+    assert not (tmp_path / "model").exists()
+
+
+def test_only_checkpoints_that_the_state_file_names_are_deleted(data, model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    for step in range(1, 8):
+        for part in ("index", "data-00000-of-00001"):
+            shutil.copy(model / f"mnist_model-200.{part}", copy / f"mnist_model-{step}.{part}")
+    train(data, copy, steps=680, every=20)
+    assert stored_steps(copy) == [680, 660, 640, 620, 600, *range(7, 0, -1)], "five of its own, and the others"
 
 
 def test_all_three_programs_fall_back_and_say_so(data, model, tmp_path):

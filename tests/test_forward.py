@@ -49,6 +49,13 @@ def test_forward_adds_no_loss_where_nothing_is_trained():
         assert not tf.get_collection("losses")
 
 
+def test_forward_refuses_to_stand_behind_another_unnamed_variable():
+    with tf.Graph().as_default():
+        tf.Variable(0)
+        with pytest.raises(ValueError, match=r"'Variable_1': build the network first"):
+            mnist_forward.forward(tf.zeros([1, 784]), None)
+
+
 def restored(folder):
     """(path, scores of one picture) of the newest checkpoint."""
     with tf.Graph().as_default(), tf.Session() as sess:
