@@ -9,6 +9,7 @@ Run mnist_backward.py first: the newest checkpoint in model/ is restored once.
 
 The file goes from the outside to the inside: conversation and command line; `pre_pic` and `restore_model`; opening a
 picture; finding the digits in it; MNIST's form for each of them; what is no digit; pictures of the answer.
+mnist_generateds.py uses the middle sections, too: it prepares training pictures as this program prepares photos.
 """
 
 import argparse
@@ -65,6 +66,7 @@ def _ask_how_many():
     """Ask until a number from 1 to 999,999,999 is typed."""
     while True:
         typed = input("input the number of test pictures:").strip()
+        # int() would also take other scripts' digits, and fail at thousands of them.
         if re.fullmatch("0{,9}[1-9][0-9]{,8}", typed):
             return int(typed)
         print(f"{typed!r} is no number of pictures: type 1, 2, 3, ...")
@@ -95,8 +97,10 @@ def main():
     parser.add_argument("--look", type=Path, metavar="DIR", help="save there what was found, seen and answered")
     parser.add_argument("--export", type=Path, metavar="DIR", help="write the network there as a SavedModel, and end")
     args = parser.parse_args()
-    if args.export and (args.pictures or args.look):
+    if args.export and (args.pictures or args.look or args.json):
         parser.error("--export reads no pictures: give it alone")
+    if (args.look or args.json) and not (args.pictures or args.export):
+        parser.error("--look and --json need pictures on the command line")
     if args.export:
         return export_model(args.model, args.export)
     if not args.pictures:
@@ -115,7 +119,7 @@ def _answer_arguments(args):
         if reading.answer.error:
             status = 1
     if album:
-        album.save_contact_sheet()
+        album.save_sheet()
     return status
 
 
@@ -152,7 +156,7 @@ class PictureError(Exception):
 
 
 _NO_DIGIT = "shows no digit: write larger or with a darker pen."
-_UNCLEAR = "shows nothing that is clearly a digit: write larger, or one digit apart from the other."
+_UNCLEAR = "shows nothing that is clearly a digit: write larger, or leave a gap between digits."
 
 
 def pre_pic(picture_path, return_boxes=False):
@@ -166,12 +170,12 @@ def pre_pic(picture_path, return_boxes=False):
 
 
 class Answer(NamedTuple):
-    """What the network says of the digits of one picture, or one sentence that says why there is no number."""
+    """What the network says of the digits of one picture."""
 
     number: str = ""  # the digits' classes; with a blank between them where a class's name is longer than one letter
     confidence: float = 0.0  # the probability, 0..1, that every digit is right, each taken for itself
     guesses: tuple = ()  # for each digit its three likeliest classes, ((name, probability), ...)
-    error: str = ""
+    error: str = ""  # one sentence that says why there is no number; the other fields are then not to be believed
 
     def __str__(self):
         return self.error or f"{self.number} ({self.confidence:.1%})"
@@ -243,7 +247,8 @@ def _restored_network(model_dir):
 def export_model(model_dir, export_dir):
     """Write the restored network to a new folder as a SavedModel: `pictures` to `probabilities`, as in build_answer.
 
-    Its weights are constants, so that TensorFlow 2 loads it as it is, and it gives the answers of restore_model.
+    Its weights are constants, so that TensorFlow 2 loads it as it is.  It gives the probabilities of restore_model, but
+    refuses nothing.
     """
     if export_dir.exists():
         raise UserError(
@@ -293,10 +298,10 @@ def read_pictures(paths, model_dir):
 
 # ======== Opening a picture
 
-# A picture is read with a longest side of at most so many pixels.  A digit of a twentieth of it is then 50 pixels high,
-# twice what the network sees.
+# A picture is read with a longest side of at most this many pixels.  A digit of a twentieth of it is then 50 pixels
+# high, twice what the network sees.
 _LONGEST_SIDE = 1000
-# A picture may decode to at most so many pixels.  A few larger ones at a time would not fit into memory.
+# A picture may decode to at most this many pixels.  A few larger ones at a time would not fit into memory.
 _MOST_PIXELS = 100_000_000
 
 
@@ -494,8 +499,8 @@ _MOST_STROKES = 300
 
 def _find_strokes(contrast, threshold):
     """The _Components of the ink, of which `keep` are strokes of digits; raises PictureError where there are none."""
-    ink = _find_components(contrast > threshold)
-    mask = ink.mask_of(~_lies_beside_paper(ink))
+    everything = _find_components(contrast > threshold)
+    mask = everything.mask_of(~_lies_beside_paper(everything))
     pieces = _find_components(mask & ~_find_ruling(mask) & ~_find_ruling(mask.T).T)
     pieces.keep = _is_sharp(pieces, contrast) & (pieces.widths <= _FLAT * pieces.heights)
     if not pieces.keep.any():
@@ -661,7 +666,7 @@ def _find_ruling(mask):
 
 
 def _is_sharp(pieces, contrast):
-    """bool [n]: pieces whose contour is a small step from paper to ink, unlike a shadow's."""
+    """bool [n]: pieces at whose contour paper turns into ink within a short distance, unlike a shadow's."""
     mask = pieces.labels >= 0
     y, x = np.nonzero(mask & ~_erode(mask, 3, 3))
     on_contour = pieces.labels[y, x]
@@ -674,11 +679,11 @@ def _is_sharp(pieces, contrast):
     return mean_step > _SHARP * mean_ink
 
 
-def _typical_height(heights, ink):
-    """The height of the piece in which the median pixel of ink lies; both [n]."""
+def _typical_height(heights, areas):
+    """The height of the piece in which the median pixel of ink lies; both int [n]."""
     order = np.argsort(heights)
-    ink_so_far = np.cumsum(ink[order])
-    return heights[order[np.searchsorted(ink_so_far, ink_so_far[-1] / 2)]]
+    pixels_so_far = np.cumsum(areas[order])
+    return heights[order[np.searchsorted(pixels_so_far, pixels_so_far[-1] / 2)]]
 
 
 # -------- Strokes to digits
@@ -692,7 +697,8 @@ _NEAR_ABOVE = 0.125
 def _group_into_digits(pieces):
     """A list of arrays of piece numbers, one for each digit.
 
-    A fragment goes to the nearest large piece; large pieces close above each other (a broken 8) are one digit.
+    A fragment goes to the nearest large piece, or is dropped where that is far; large pieces close above each other (a
+    broken 8) are one digit.
     """
     kept = np.flatnonzero(pieces.keep)
     widths = pieces.widths[kept]
@@ -749,7 +755,7 @@ def _cut_out(contrast, pieces, numbers, frame):
 
 # -------- Tools
 
-# Each takes and returns arrays [h, w].
+# Each takes an array [h, w].
 
 
 def _resize(grey, height, width, resampling=Image.Resampling.BICUBIC):
@@ -791,8 +797,8 @@ def _stroke_width(mask):
 
 _BOX_SIDE = 20  # pixels: MNIST scaled each digit to fit into a box of this side
 _FINE = 4  # Strokes are measured and mended at so many times MNIST's resolution.
-# Stroke widths in MNIST's pixels.  Half of its own strokes lie between 2.1 and 2.9.  Thinner ones are thickened to at
-# most the second number, thicker ones thinned to the third.
+# Stroke widths in MNIST's pixels.  Half of its own strokes lie between 2.1 and 2.9.  Strokes thinner than _THIN are
+# thickened to at most _MIDDLING, those thicker than _THICK are thinned to it.
 _THIN = 2.1
 _MIDDLING = 2.6
 _THICK = 3.0
@@ -845,7 +851,7 @@ def _mend_thickness(ink):
 
 
 def _centre(ink):
-    """ink [h, w], at most 28x28, as float32 [784] its centre of mass in the middle, moved by whole pixels."""
+    """ink [h, w], at most 28x28, as float32 [784], moved by whole pixels until its centre of mass is in the middle."""
     centre = [ink.sum(1 - axis) @ np.arange(length) / ink.sum() for axis, length in enumerate(ink.shape)]
     # MNIST's centre is that of pixel 14, half a pixel past the middle.
     start = np.rint(IMAGE_SIDE // 2 - np.array(centre)).astype(int)
@@ -856,6 +862,8 @@ def _centre(ink):
 
 
 # ======== What is no digit
+
+# An outline, in this section and in the file outlines.npz, is a digit's picture blurred and at half size.
 
 # A digit of which the network is less sure than this is doubted.  Of 439 real digits three had a confidence below 0.6,
 # so at 0.5 hardly one is doubted.
@@ -945,7 +953,9 @@ def _read_outlines(model_dir):
     except FileNotFoundError:
         return np.zeros([0, IMAGE_SIDE * IMAGE_SIDE // 4]), np.zeros(0), np.inf
     except Exception:  # numpy, zip and zlib have one each.
-        raise UserError(f"{path} is damaged: delete it and run mnist_backward.py, which copies it anew.") from None
+        raise UserError(
+            f"{path} is damaged: copy it anew from the data folder that the model was trained on."
+        ) from None
 
 
 # ======== Pictures of the answer
@@ -969,9 +979,9 @@ class _Album:
         caption = draw_text(f"{name[-60:]}: {reading.answer}", 200)
         self.cells.append(arrange_in_grid([_draw_boxes(reading, 200), caption], columns=1))
         if len(self.cells) == _CONTACT_SHEET_PICTURES:
-            self.save_contact_sheet()
+            self.save_sheet()
 
-    def save_contact_sheet(self):
+    def save_sheet(self):
         """Save the sheet of the pictures that are on none yet."""
         if self.cells:
             first = self.count - len(self.cells) + 1

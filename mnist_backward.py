@@ -62,7 +62,8 @@ DISTORTIONS = {
 # on, to this share of their strength.
 FADE_FROM = 0.7
 FADE_TO = 0.3
-# So many pictures of a batch share a field, so that one gather moves them all: one by one training is a quarter slower.
+# Pictures of a batch are distorted in groups of so many, each group alike, so that one gather moves them all: with a
+# distortion for each picture training is a quarter slower.
 PICTURES_A_FIELD = 4
 
 
@@ -74,10 +75,11 @@ def fade_strength(strength, global_step, steps):
 
 
 def distort(img, strength):
-    """Distort a batch of pictures, float32 [n, 784], each by a random field; `strength` multiplies DISTORTIONS."""
-    n = img.shape[0]
-    fields = n // math.gcd(n, PICTURES_A_FIELD)
-    return warp(img, random_field(fields, **{name: strength * most for name, most in DISTORTIONS.items()}))
+    """Distort a batch of pictures at random, float32 [num, 784] to the same; `strength` multiplies DISTORTIONS."""
+    num = img.shape[0]
+    pictures_a_field = math.gcd(num, PICTURES_A_FIELD)  # The groups must be of one size.
+    strengths = {name: strength * most for name, most in DISTORTIONS.items()}
+    return warp(img, random_field(num // pictures_a_field, **strengths))
 
 
 def random_field(n, *, rotation, shear, scale, shift, elastic):
@@ -92,15 +94,18 @@ def random_field(n, *, rotation, shear, scale, shift, elastic):
     wider = 1 + scale * tf.random_uniform([n], -1, 1)
     sin = tf.sin(angle)
     cos = tf.cos(angle)
-    # The two rows of the map's matrix, which gives for each pixel (down, right) the place to take it from.
-    to_down = tf.stack([cos + slope * sin, sin], axis=1) / taller[:, None]
-    to_right = tf.stack([slope * cos - sin, cos], axis=1) / wider[:, None]
-    displacement = tf.stack([to_down, to_right], axis=1) - tf.eye(2)
+    # The affine map's matrix: rotation times shear, each row divided by its scale.  It tells from where a pixel is
+    # taken: the first row how far down from the centre, the second how far to the right.
+    down_row = tf.stack([cos + slope * sin, sin], axis=1) / taller[:, None]  # [n, 2]
+    right_row = tf.stack([slope * cos - sin, cos], axis=1) / wider[:, None]
+    change = tf.stack([down_row, right_row], axis=1) - tf.eye(2)  # [n, 2, 2], from each pixel's own place
     from_centre = _pixel_places() - (IMAGE_SIDE - 1) / 2
-    affine = tf.transpose(tf.tensordot(displacement, from_centre, [[2], [2]]), [0, 2, 3, 1])
-    moved = affine + shift * tf.random_uniform([n, 1, 1, 2], -1, 1)
+    affine = tf.tensordot(change, from_centre, [[2], [2]])  # [n, 2, 28, 28]
+    affine = tf.transpose(affine, [0, 2, 3, 1])
+    shifts = shift * tf.random_uniform([n, 1, 1, 2], -1, 1)
     noise = tf.random_normal([n, 7, 7, 2])
-    return moved + elastic * tf.image.resize_bicubic(noise, [IMAGE_SIDE, IMAGE_SIDE], align_corners=True)
+    elastic_part = elastic * tf.image.resize_bicubic(noise, [IMAGE_SIDE, IMAGE_SIDE], align_corners=True)
+    return affine + shifts + elastic_part
 
 
 def warp(img, field):
@@ -118,11 +123,11 @@ def warp(img, field):
     source = tf.clip_by_value(_pixel_places() + field, 0, IMAGE_SIDE - 1 - 1e-3)
     corner = tf.floor(source)
     down, right = tf.split(tf.reshape(source - corner, [n * INPUT_NODE, 2]), 2, axis=1)
-    corner = tf.cast(corner, tf.int32)
-    first_pixel = INPUT_NODE * tf.range(n)[:, None, None]
-    index = tf.reshape(first_pixel + IMAGE_SIDE * corner[..., 0] + corner[..., 1], [-1])
-    # A row for each pixel, with its value in the k pictures: what belongs together is then moved in one piece.
+    # A gather moves whole rows.  So the k values of a pixel, in the k pictures of a group, are made one row.
     rows = tf.reshape(tf.transpose(tf.reshape(img, [n, k, INPUT_NODE]), [0, 2, 1]), [n * INPUT_NODE, k])
+    corner = tf.cast(corner, tf.int32)
+    first_row = INPUT_NODE * tf.range(n)[:, None, None]
+    index = tf.reshape(first_row + IMAGE_SIDE * corner[..., 0] + corner[..., 1], [-1])
     upper = tf.gather(rows, index) * (1 - right) + tf.gather(rows, index + 1) * right
     lower = tf.gather(rows, index + IMAGE_SIDE) * (1 - right) + tf.gather(rows, index + IMAGE_SIDE + 1) * right
     moved = tf.reshape(upper * (1 - down) + lower * down, [n, INPUT_NODE, k])
@@ -141,8 +146,8 @@ def _pixel_places():
 class TrainingGraph(NamedTuple):
     """The tensors and operations of the training."""
 
-    train_op: tf.Operation  # one step: the weights, the step counter, then the averages
-    step: tf.Tensor  # the step counter after train_op, int64
+    train_op: tf.Operation  # one step: weights and step counter, then the averages
+    step: tf.Tensor  # the step counter after that, int64
     loss: tf.Tensor  # of the batch
     queue_fill: tf.Tensor  # 0..1
     summaries: tf.Tensor  # for TensorBoard
@@ -173,7 +178,10 @@ def backward(args):
 
 
 def build_training_graph(args, task=0, tasks=1):
-    """Build the queue, the network and the training step in the default graph, on machine `task` of `tasks`."""
+    """Build the queue, the network and the training step in the default graph, on machine `task` of `tasks`.
+
+    Looks at every record of the training set before, and prints how many there are.  Returns a TrainingGraph.
+    """
     # Another seed after each checkpoint: a training that is killed again and again would otherwise see the same first
     # batches each time.
     newest_step = max(map(mnist_forward.get_step, mnist_forward.list_checkpoints(args.model)), default=0)
@@ -183,20 +191,23 @@ def build_training_graph(args, task=0, tasks=1):
         global_step = tf.train.create_global_step()
 
     _, train_num_examples = mnist_generateds.find_records(args.data, mnist_generateds.TRAIN_SET)
+    # The lecture's learning rate goes down once an epoch; ours does so at every step, so this is only printed.
     print(f"{train_num_examples} training pictures, {train_num_examples / args.batch_size:g} steps an epoch")
     distort_img = None
     if args.distortions:
         strength = fade_strength(args.distortions, global_step, args.steps)
         distort_img = functools.partial(distort, strength=strength)
-    img_batch, label_batch = mnist_generateds.get_tfrecord(args.batch_size, True, args.data, distort_img, task, tasks)
+    img_batch, label_batch = mnist_generateds.get_tfrecord(
+        args.batch_size, isTrain=True, data_dir=args.data, distort=distort_img, task=task, tasks=tasks
+    )
 
     y = mnist_forward.forward(img_batch, REGULARIZER, len(mnist_forward.read_class_names(args.data)))
     ce = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=y, labels=tf.argmax(label_batch, 1))
     loss = tf.reduce_mean(ce) + tf.add_n(tf.get_collection("losses"))
     learning_rate = tf.train.cosine_decay(args.learning_rate, global_step, args.steps)
     optimizer = tf.train.MomentumOptimizer(learning_rate, MOMENTUM, use_nesterov=True)
-    train_step = optimizer.minimize(loss, global_step)
-    with tf.control_dependencies([train_step]):
+    update_weights = optimizer.minimize(loss, global_step)
+    with tf.control_dependencies([update_weights]):
         step = global_step.read_value()
         ema = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY, global_step)
         train_op = ema.apply(tf.trainable_variables())
@@ -227,7 +238,8 @@ def resume(sess, graph, args):
 def train(sess, graph, args, step, save_step):
     """Run training steps from `step` to args.steps.
 
-    Every args.save_every steps, and after the last, it prints a line and calls save_step(step, steps a second).
+    Every args.save_every steps, after the last one, and when a signal ends it, it prints a line and calls
+    save_step(step, steps a second).
     Returns the number of the signal that ended it early, or None.  Raises UserError where the loss overflows.
     """
     reported_step = step
@@ -243,7 +255,8 @@ def train(sess, graph, args, step, save_step):
             is_due = is_interval_over or step == args.steps or is_stopped
             _require_finite(loss_value, step, args)
             if is_due:
-                _require_finite(sess.run(graph.loss), step, args)  # after this step, too
+                # That loss is from before the weights were updated.  What is saved is tried on one more batch.
+                _require_finite(sess.run(graph.loss), step, args)
                 rate = (step - reported_step) / (time.perf_counter() - reported_at)
                 speed = _describe_speed(rate, args.steps - step, sess.run(graph.queue_fill))
                 print(f"After {step} training step(s), loss on training batch is {loss_value:g}.  {speed}", flush=True)
@@ -303,18 +316,24 @@ def save(sess, graph, args, step, rate):
     speed = tf.Summary.Value(tag="pictures_per_second", simple_value=rate * args.batch_size)
     events = tf.summary.FileWriterCache.get(str(args.model))
     events.add_summary(tf.Summary(value=[speed]), step)
-    events.add_summary(sess.run(graph.summaries), step)
+    events.add_summary(sess.run(graph.summaries), step)  # They are of the queue's next batch.
     events.flush()
 
 
 @contextlib.contextmanager
 def hold_alone(model_dir):
-    """Hold a model folder for this trainer alone, and make it where it is missing; UserError where it can't be."""
+    """Hold a model folder for this trainer alone, and make it where it is missing; UserError where it can't be.
+
+    The lock is an exclusive transaction of SQLite on a file `.lock`: it works on every system, and it ends with its
+    process.
+    """
     refusal = "{} can't be written to ({}): name another --model."
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
-        (model_dir / ".lock").write_bytes(b"")  # SQLite would not say that it may only read.
-        lock = sqlite3.connect(model_dir / ".lock", timeout=0)  # Its lock works everywhere and ends with its process.
+        (model_dir / ".lock").write_bytes(
+            b""
+        )  # Fails in a read-only folder, which SQLite would open without complaint.
+        lock = sqlite3.connect(model_dir / ".lock", timeout=0)
     except (OSError, sqlite3.Error) as error:
         raise UserError(refusal.format(model_dir, error)) from None
     with contextlib.closing(lock):
@@ -331,12 +350,12 @@ def prepare_model_dir(args):
     _remove_unfinished(args.model)
     if not (args.data / OUTLINES_FILE).exists():
         print(f"{args.data} has no {OUTLINES_FILE} of mnist_generateds.py: the app will refuse less.")
-    is_new = not mnist_forward.list_checkpoints(args.model)
+    has_checkpoints = bool(mnist_forward.list_checkpoints(args.model))
     for name in mnist_forward.FILES_FOR_MODEL:
         if (args.data / name).exists():
             with mnist_forward.write_whole(args.model / name) as part:
                 shutil.copyfile(args.data / name, part)
-        elif is_new:  # What an earlier model has left.
+        elif not has_checkpoints:  # Then such a file is left over from a model that was removed.
             (args.model / name).unlink(missing_ok=True)
 
 
@@ -352,34 +371,43 @@ def _remove_unfinished(model_dir):
 # ======== Training on several machines
 
 
+class Machine(NamedTuple):
+    """This machine's place in a training on several."""
+
+    cluster: object  # a tf.train.ClusterSpec, the addresses of all machines
+    job: str  # "ps", "chief" or "worker"
+    index: int  # which one of its job, from 0
+
+
 def read_machine():
-    """(tf.train.ClusterSpec, job, index) of this machine by the environment variable TF_CONFIG; None without it."""
+    """The Machine that the environment variable TF_CONFIG describes; None without it."""
     if not os.environ.get("TF_CONFIG"):
         return None
     try:
         config = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-        for job, index in ((config.task_type, config.task_id), ("ps", 0), ("chief", 0)):
-            config.cluster_spec().task_address(job, index)
+        machine = Machine(config.cluster_spec(), config.task_type, config.task_id)
+        for job, index in ((machine.job, machine.index), ("ps", 0), ("chief", 0)):
+            machine.cluster.task_address(job, index)  # Raises where there is none.
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"TF_CONFIG is not as the README shows it ({error}): correct it, or unset it.") from None
-    return config.cluster_spec(), config.task_type, config.task_id
+    return machine
 
 
-def backward_in_cluster(args, spec, job, index):
+def backward_in_cluster(args, machine):
     """This machine's part of a training on several; returns as backward does.
 
-    The job `ps` holds the weights, the chief and the workers train them.  The chief initialises or restores, and saves;
-    a worker waits until it has.  Each may be killed and started again.
+    The job `ps` holds the weights, the chief and the workers train them.  The chief initialises or restores them, and
+    saves; a worker waits for that.  Each may be killed and started again.
     """
-    server = tf.train.Server(spec, job, index)
-    if job == "ps":
+    server = tf.train.Server(machine.cluster, machine.job, machine.index)
+    if machine.job == "ps":
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # `join` would not notice it.
-        server.join()
-    is_chief = job == "chief"
-    task = 0 if is_chief else 1 + index
-    tasks = 1 + len(spec.as_dict().get("worker", []))
-    own_device = f"/job:{job}/task:{index}"
-    with tf.device(tf.train.replica_device_setter(cluster=spec, worker_device=own_device)):
+        server.join()  # This never returns.
+    is_chief = machine.job == "chief"
+    task = 0 if is_chief else 1 + machine.index
+    tasks = 1 + len(machine.cluster.as_dict().get("worker", []))
+    own_device = f"/job:{machine.job}/task:{machine.index}"
+    with tf.device(tf.train.replica_device_setter(cluster=machine.cluster, worker_device=own_device)):
         graph = build_training_graph(args, task, tasks)
 
     def restore(_scaffold, sess):
@@ -390,8 +418,9 @@ def backward_in_cluster(args, spec, job, index):
         if is_chief:
             sess.run_step_fn(lambda step_context: save(step_context.session, graph, args, step, rate))
 
-    print(f"{job} {index} waits for the parameter server" + ("" if is_chief else " and the chief"), flush=True)
-    scaffold = tf.train.Scaffold(saver=graph.restorable.saver, init_fn=restore)
+    awaited = "the parameter server" if is_chief else "the parameter server and the chief"
+    print(f"{machine.job} {machine.index} waits for {awaited}", flush=True)
+    scaffold = tf.train.Scaffold(saver=graph.restorable.saver, init_fn=restore)  # Only the chief calls init_fn.
     creator = tf.train.ChiefSessionCreator if is_chief else tf.train.WorkerSessionCreator
     alone = tf.ConfigProto(device_filters=["/job:ps", own_device])  # Without it every start waits for every machine.
     with tf.train.MonitoredSession(creator(scaffold, server.target, alone)) as sess:
@@ -422,19 +451,23 @@ def parse_arguments():
 def main():
     args = parse_arguments()
     machine = read_machine()
-    if machine and machine[1] != "chief":
-        caught = backward_in_cluster(args, *machine)
-    else:
-        for set_name in (mnist_generateds.TRAIN_SET, mnist_generateds.TEST_SET):
-            mnist_generateds.find_records(args.data, set_name)  # What is missing is said before a folder is made.
-        with hold_alone(args.model):
-            caught = backward_in_cluster(args, *machine) if machine else backward(args)
-    if caught:
-        print("Stopped; run again to go on from the last checkpoint.")
-        return 128 + caught
-    if not machine or machine[1] == "chief":
+    if machine and machine.job != "chief":
+        return _report_stop(backward_in_cluster(args, machine))
+    for set_name in (mnist_generateds.TRAIN_SET, mnist_generateds.TEST_SET):
+        mnist_generateds.find_records(args.data, set_name)  # What is missing is said before a folder is made.
+    with hold_alone(args.model):
+        caught = backward_in_cluster(args, machine) if machine else backward(args)
+    if not caught:
         mnist_test.test(args.model, args.data, once=True)
-    return 0
+    return _report_stop(caught)
+
+
+def _report_stop(caught):
+    """The exit status, after a line where a signal, by its number, ended the training early."""
+    if not caught:
+        return 0
+    print("Stopped; run again to go on from the last checkpoint.")
+    return 128 + caught
 
 
 if __name__ == "__main__":

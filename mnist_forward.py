@@ -78,7 +78,7 @@ def forward(x, regularizer, classes=OUTPUT_NODE):
 def build_averaged_network(x, classes):
     """Build the network whose weights will be the moving averages of a checkpoint, as test and app use it.
 
-    Returns (scores as of forward, what restore_newest needs to fill it, a Restorable).
+    Returns (scores, float32 [n, classes], as those of forward; the Restorable that restore_newest fills).
     """
     y = forward(x, None, classes)
     averages = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY)
@@ -121,10 +121,10 @@ def list_named_checkpoints(model_dir):
 
 
 def list_checkpoints(model_dir):
-    """List the paths of all checkpoints in a folder, newest first.
+    """List the paths of all checkpoints in a folder, in the order in which they are tried.
 
-    After those that are named come those that are found by their file names alone, in case the file `checkpoint` is
-    lost, or what it names is damaged.
+    First come those that are named, newest first.  Then come those that are found by their file names alone, in case
+    the file `checkpoint` is lost, or what it names is damaged.
     """
     index_files = Path(model_dir).glob(f"{MODEL_NAME}-*.index")
     found = [str(path.with_suffix("")) for path in index_files if re.search(r"-\d+$", path.stem)]
@@ -233,10 +233,9 @@ def explain(error):
         model/mnist_model-620.data-00000-of-00001; File too large
              [[{{node save/SaveV2}}]] ...
     """
-    message = str(error)
-    if "Node: " in message:
-        return message.rpartition("Node: ")[2].splitlines()[1]
-    return message.splitlines()[0]
+    lines = str(error).splitlines() or [type(error).__name__]
+    after_node = [line for before, line in zip(lines, lines[1:], strict=False) if before.startswith("Node: ")]
+    return after_node[-1] if after_node else lines[0]
 
 
 def run(main):

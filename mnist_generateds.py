@@ -35,7 +35,7 @@ TEST_SET = "mnist_test"
 
 # ======== Reading the records through queues
 
-READ_AT_ONCE = 1000  # records a call; lecture: one, which is what its training waits for
+READ_AT_ONCE = 1000  # records a call; lecture: one, which makes reading its bottleneck
 SHARDS_AT_ONCE = 4  # files that are read side by side, which mixes what was written together
 MIN_AFTER_DEQUEUE = 10000  # records to draw from; lecture: 700 of 60,000, which left a batch nearly in file order
 # So many threads keep so many batches ready before the training step asks for them, to bridge a pause of either side.
@@ -47,8 +47,9 @@ def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, ta
     """Build the queues that deliver batches: of the training set shuffled and without end, of the test set in file
     order and once.
 
-    Adds QueueRunners to the graph: start them with tf.train.start_queue_runners, after initialising the local
-    variables.  For training there are two queues: one of shuffled records, one of batches that are ready.
+    First it looks at every record of the set.  It adds QueueRunners to the graph: start them with
+    tf.train.start_queue_runners, after initialising the local variables.  There are two queues, of file names and of
+    records; for training a third one, of batches that are ready.
 
     Args:
       num: pictures in a batch; only the last batch of the test set may be smaller.
@@ -56,7 +57,8 @@ def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, ta
       data_dir: folder of the records.
       distort: for training batches, what the queue's threads do to the pictures, a function of float32 [num, 784] that
         returns the same; None leaves them as they are.
-      task, tasks: of so many machines this one, from 0; each reads its own shards, or all where there are too few.
+      task: the number of this machine, from 0, where several train together.
+      tasks: how many machines; each reads its own shards, or all of them where there are too few.
 
     Returns img_batch, float32 [num, 784], 0 = paper .. 1 = ink, and label_batch, float32 [num, classes], one-hot.
     Raises UserError where records are missing, damaged or foreign, before a queue is built.
@@ -68,15 +70,16 @@ def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, ta
     # File names: again and again in random order for training, once for the test.
     filename_queue = tf.train.string_input_producer(files, num_epochs=None if isTrain else 1, shuffle=isTrain)
     # Reading: many serialized records a call.
-    readers = [tf.TFRecordReader() for _ in files[: SHARDS_AT_ONCE if isTrain else 1]]
-    serialized = [[reader.read_up_to(filename_queue, READ_AT_ONCE)[1]] for reader in readers]
+    readers = min(SHARDS_AT_ONCE, len(files)) if isTrain else 1
+    serialized = [tf.TFRecordReader().read_up_to(filename_queue, READ_AT_ONCE)[1] for _ in range(readers)]
     # Shuffling (the lecture's shuffle_batch): before the parsing, since a serialized record is the smallest.
     capacity = 2 * max(num, READ_AT_ONCE)
     if isTrain:
         capacity += MIN_AFTER_DEQUEUE
-        batch = tf.train.shuffle_batch_join(serialized, num, capacity, MIN_AFTER_DEQUEUE, enqueue_many=True)
+        sources = [[records] for records in serialized]  # one thread for each reader
+        batch = tf.train.shuffle_batch_join(sources, num, capacity, MIN_AFTER_DEQUEUE, enqueue_many=True)
     else:
-        batch = tf.train.batch(serialized[0], num, 1, capacity, enqueue_many=True, allow_smaller_final_batch=True)
+        batch = tf.train.batch(serialized, num, 1, capacity, enqueue_many=True, allow_smaller_final_batch=True)
     img_batch, label_batch = _parse(batch, len(read_class_names(data_dir)))
     if not isTrain:
         return img_batch, label_batch
@@ -114,8 +117,8 @@ def find_records(data_dir, set_name):
     Returns (paths, number of records).  Raises UserError where a file is missing, damaged or foreign.
     """
     paths = _list_record_files(data_dir, set_name) or [Path(data_dir) / f"{set_name}.tfrecords"]
-    together = int(paths[0].stem[-5:]) if "-of-" in paths[0].stem else 1
-    if len(paths) != together or len({path.stem[-9:] for path in paths}) > 1:
+    totals = {path.stem.partition("-of-")[2] for path in paths}  # {"00008"} of eight shards, {""} of a single file
+    if len(totals) > 1 or len(paths) != int(max(totals) or 1):
         raise UserError(
             f"{data_dir} holds {len(paths)} files of {set_name}, no whole set: run mnist_generateds.py again."
         )
@@ -146,7 +149,8 @@ def count_records(path):
             _check_record(record, classes)
             count += 1
             size += len(record) + 16  # its length and two checksums
-        if count == 0 or size != path.stat().st_size:  # The iterator takes a file cut within a length for ended.
+        # In a file that is cut inside the length of a record the iterator ends as if all were well, so sizes tell.
+        if count == 0 or size != path.stat().st_size:
             raise ValueError("the file ends there")
     except (ValueError, DecodeError, tf.errors.OpError) as error:
         raise UserError(f"{path} is no good at record {count + 1}, {mnist_forward.explain(error)}: {cure}.") from None
@@ -244,8 +248,9 @@ def read_idx(path, dimensions):
     try:
         with gzip.open(path) as file:
             content = file.read()
+        # The magic number is 8, for unsigned bytes, and how many sizes follow.
         magic, *shape = np.frombuffer(content, ">u4", 1 + dimensions).tolist()
-        if magic != 0x800 + dimensions or shape[1:] != [IMAGE_SIDE, IMAGE_SIDE][: dimensions - 1]:  # 8: bytes
+        if magic != 0x800 + dimensions or shape[1:] != [IMAGE_SIDE, IMAGE_SIDE][: dimensions - 1]:
             raise ValueError(f"its magic number is {magic:#x}, its sizes are {shape}")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     except FileNotFoundError:
@@ -302,15 +307,19 @@ def list_labelled_pictures(picture_dir, label_file=None):
 def read_picture_samples(class_names, picture_dir, label_file=None):
     """The samples of the pictures of a folder, in random order; raises UserError, which names all that are bad."""
     pictures = list_labelled_pictures(picture_dir, label_file)
-    names = f"the {len(class_names)} classes {class_names[0]} .. {class_names[-1]}"
-    unknown = [f"{one.place}{one.label!r} is none of {names}" for one in pictures if one.label not in class_names]
-    complaints = list(dict.fromkeys(unknown))  # each once
+    classes = f"the {len(class_names)} classes {class_names[0]} .. {class_names[-1]}"
     known = [one for one in pictures if one.label in class_names]
+    unknown = [one for one in pictures if one.label not in class_names]
+    complaints = list(dict.fromkeys(f"{one.place}{one.label!r} is none of {classes}" for one in unknown))  # each once
     samples = []
     for one in _show_progress(known, "pictures"):
         try:
             samples.append((read_sample_pixels(one.path, picture_dir), class_names.index(one.label)))
-        except (PictureError, RuntimeError, ValueError) as error:  # a link to itself, a name that cannot be one
+        except (
+            PictureError,
+            RuntimeError,
+            ValueError,
+        ) as error:  # also a link to itself, or a file name with a null byte
             complaints.append(f"{one.place}{one.path} {error}")
     if complaints:
         shown = complaints[:10]
@@ -386,8 +395,8 @@ def read_samples(args, class_names):
     return train, read_picture_samples(class_names, *args.test)
 
 
-def write_class_names(data_dir, class_names):
-    """Write classes.txt, unless it says so already, and remove the records of other classes."""
+def change_classes(data_dir, class_names):
+    """Write the names to classes.txt and remove the records of other classes, unless the names are the same already."""
     if class_names == read_class_names(data_dir):
         return
     for path in _list_record_files(data_dir, TRAIN_SET) + _list_record_files(data_dir, TEST_SET):
@@ -411,7 +420,7 @@ def main():
     class_names = find_class_names(args)
     train, test = read_samples(args, class_names)
     args.data.mkdir(parents=True, exist_ok=True)
-    write_class_names(args.data, class_names)
+    change_classes(args.data, class_names)
     mnist_app.write_outlines(args.data, train)
     write_tfrecords(args.data, TRAIN_SET, train, class_names, args.shards)
     write_tfrecords(args.data, TEST_SET, test, class_names, args.shards)

@@ -35,23 +35,32 @@ def test(model_dir, data_dir, once=False, look_dir=None):
         x, y_ = get_tfrecord(TEST_BATCH, isTrain=False, data_dir=data_dir)
         scores, restorable = mnist_forward.build_averaged_network(x, len(read_class_names(data_dir)))
         batch = [x, y_, tf.nn.softmax(scores)]
-        known = set()  # the checkpoint that was newest at the last look, and the one that was judged then
+        seen = None  # the newest checkpoint when one was last judged
+        judged = None  # the one that was judged
         if not once and not mnist_forward.list_checkpoints(model_dir):
             print(f"No checkpoint in {model_dir} yet: waiting for mnist_backward.py to save one.", flush=True)
         while True:
-            newest = {_identify(path) for path in mnist_forward.list_checkpoints(model_dir)[:1]}
-            if not newest <= known:
+            newest = _identify_newest(model_dir)
+            # What was judged is not always what was seen: a newer one was saved meanwhile, or the newest is damaged.
+            if newest and newest not in (seen, judged):
                 mnist_forward.require_same_classes(model_dir, data_dir)
-                judged = judge(model_dir, restorable, batch)
-                if judged:
-                    known = newest | {_identify(judged.path)}  # A newer one may have been saved meanwhile.
+                result = judge(model_dir, restorable, batch)
+                if result:
+                    seen = newest
+                    judged = result.checkpoint
                     if look_dir:
-                        save_look(judged, read_class_names(data_dir), look_dir)
-            if once and not known:
+                        save_look(result, read_class_names(data_dir), look_dir)
+            if once and not judged:
                 raise UserError(f"{model_dir} holds no checkpoint: run mnist_backward.py first.")
             if once:
                 return
             time.sleep(TEST_INTERVAL_SECS)
+
+
+def _identify_newest(model_dir):
+    """The newest checkpoint of a folder as _identify has it, or None."""
+    paths = mnist_forward.list_checkpoints(model_dir)
+    return _identify(paths[0]) if paths else None
 
 
 def _identify(path):
@@ -65,7 +74,7 @@ def _identify(path):
 class Judged(NamedTuple):
     """What the network of a checkpoint says of the n test pictures."""
 
-    path: str  # of the checkpoint
+    checkpoint: tuple  # its path and time, as _identify has them
     truth: np.ndarray  # their classes, int [n]
     answers: np.ndarray  # the likeliest classes, int [n]
     confidence: np.ndarray  # the probabilities of these, float32 [n]
@@ -87,7 +96,7 @@ def judge(model_dir, restorable, batch):
         if path is None:
             return None
         sess.run(tf.local_variables_initializer())
-        judged = Judged(path, *_answer_all(sess, batch))
+        judged = Judged(_identify(path), *_answer_all(sess, batch))
     accuracy = float((judged.truth == judged.answers).mean())
     step = mnist_forward.get_step(path)
     print(f"After {step} training step(s), test accuracy = {accuracy:g}", flush=True)

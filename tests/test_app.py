@@ -282,7 +282,7 @@ def test_damaged_familiar_digits_are_said_with_the_cure(model, tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / mnist_forward.OUTLINES_FILE).write_bytes(damaged)
-        with pytest.raises(UserError, match=r"is damaged: delete it and run mnist_backward\.py"):
+        with pytest.raises(UserError, match=r"is damaged: copy it anew"):
             mnist_app._read_outlines(folder)
     np.savez(tmp_path / "foreign.npz", outlines=np.ones(5), classes=np.arange(3), strange=0.1)
     (tmp_path / "0" / "other").mkdir()
