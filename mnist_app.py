@@ -977,7 +977,7 @@ class _Album:
         name = Path(reading.path).name
         save_picture(_draw_reading(reading), self.look_dir / f"{self.count:04d}-{Path(name).stem[:80]}.png")
         caption = draw_text(f"{name[-60:]}: {reading.answer}", 200)
-        self.cells.append(arrange_in_grid([_draw_boxes(reading, 200), caption], columns=1))
+        self.cells.append(arrange_in_grid([draw_boxes(reading.path, reading.boxes, 200), caption], columns=1))
         if len(self.cells) == _CONTACT_SHEET_PICTURES:
             self.save_sheet()
 
@@ -991,7 +991,7 @@ class _Album:
 
 def _draw_reading(reading):
     """An RGB picture: the photo with its digits boxed, what the network saw, and the three likeliest digits of each."""
-    photo = _draw_boxes(reading, 480)
+    photo = draw_boxes(reading.path, reading.boxes, 480)
     digits = []
     for pixels, guesses in zip(reading.pixels, reading.answer.guesses, strict=True):
         caption = ", ".join(f"{name:.20}:\xa0{probability:.1%}" for name, probability in guesses)
@@ -1002,15 +1002,18 @@ def _draw_reading(reading):
     return arrange_in_grid([title, photo], columns=1)
 
 
-def _draw_boxes(reading, side):
-    """The photo with a box round each digit, at most `side` pixels wide and high; where there is none a grey square."""
+def draw_boxes(path, boxes, side):
+    """The picture at `path` with its boxes, [n, 4] as of find_digits, as RGB, at most `side` pixels wide and high.
+
+    Where it can't be read there is a grey square.
+    """
     try:
-        photo = Image.fromarray(np.uint8(open_picture(reading.path) * 255))
+        photo = Image.fromarray(np.uint8(open_picture(path) * 255))
     except PictureError:
         photo = Image.new("RGB", (side, side), "lightgrey")
     scale = side / max(photo.size)
     photo = photo.resize([max(1, round(length * scale)) for length in photo.size])
-    for box in reading.boxes:
+    for box in boxes:
         ImageDraw.Draw(photo).rectangle([edge * scale for edge in box], outline="red", width=2)
     return photo
 

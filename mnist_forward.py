@@ -21,6 +21,7 @@ IMAGE_SIDE = 28  # pixels
 INPUT_NODE = IMAGE_SIDE * IMAGE_SIDE
 LAYER1_NODE = 500
 OUTPUT_NODE = 10  # the ten digits; a file `classes.txt` names other classes
+DIGITS = [str(digit) for digit in range(OUTPUT_NODE)]
 
 # Lecture: 0.99.  At 0.999 the average covers the last 1,000 steps, which the cosine decay has made quiet by then.
 MOVING_AVERAGE_DECAY = 0.999
@@ -193,7 +194,7 @@ def read_class_names(folder):
     """
     path = Path(folder) / CLASSES_FILE
     if not path.exists():
-        return [str(digit) for digit in range(OUTPUT_NODE)]
+        return DIGITS
     names = [line.strip() for line in read_lines(path) if line.strip()]
     if len(names) < 2 or len(set(names)) < len(names):
         raise UserError(f"{path} must hold two or more names, each once, one a line: correct it.")

@@ -1,12 +1,14 @@
 """Writes the TFRecords and reads them back through queues (lecture 6.2).
 
-    python mnist_generateds.py                                  # from MNIST's IDX files in data/
+    python mnist_generateds.py                                  # from the IDX files in data/: MNIST and the world
     python mnist_generateds.py --data my_data --train letters/  # from a folder with a sub-folder of pictures per class
     python mnist_generateds.py --train pictures/ labels.txt --test more/ more.txt
+    python mnist_generateds.py --add my_digits/ labels.txt      # and one's own digits beside MNIST and the world
 
-writes `mnist_train.tfrecords` (of MNIST 60,000 records, 51 MB), `mnist_test.tfrecords` (10,000), `contact-sheet.png`,
-`outlines.npz` and the names of the classes.  A record is one tf.train.Example with the lecture's two features:
-`img_raw`, 784 bytes, 0 = paper .. 255 = ink, and `label`, int64, one-hot.
+writes `mnist_train.tfrecords` (by default 81,235 records, 69 MB), `mnist_test.tfrecords` (MNIST's 10,000),
+`world_test.tfrecords`, `contact-sheet.png`, `outlines.npz` and the names of the classes.  A record is one
+tf.train.Example with the lecture's two features: `img_raw`, 784 bytes, 0 = paper .. 255 = ink, and `label`, int64,
+one-hot.
 
 In this file a sample is (784 bytes, class number).
 """
@@ -32,6 +34,7 @@ from mnist_forward import DATA_PATH, IMAGE_SIDE, INPUT_NODE, UserError, read_cla
 
 TRAIN_SET = "mnist_train"
 TEST_SET = "mnist_test"
+WORLD_TEST_SET = "world_test"  # writers outside the USA, of whom the training set has none
 
 # ======== Reading the records through queues
 
@@ -43,7 +46,7 @@ BATCH_THREADS = 2
 BATCHES_AHEAD = 8
 
 
-def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, tasks=1):
+def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, tasks=1, test_set=TEST_SET):
     """Build the queues that deliver batches: of the training set shuffled and without end, of the test set in file
     order and once.
 
@@ -59,11 +62,12 @@ def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, ta
         returns the same; None leaves them as they are.
       task: the number of this machine, from 0, where several train together.
       tasks: how many machines; each reads its own shards, or all of them where there are too few.
+      test_set: which test set, TEST_SET or WORLD_TEST_SET.
 
     Returns img_batch, float32 [num, 784], 0 = paper .. 1 = ink, and label_batch, float32 [num, classes], one-hot.
     Raises UserError where records are missing, damaged or foreign, before a queue is built.
     """
-    paths, _ = find_records(data_dir, TRAIN_SET if isTrain else TEST_SET)
+    paths, _ = find_records(data_dir, TRAIN_SET if isTrain else test_set)
     files = [str(path) for path in paths]
     if isTrain and len(files) >= tasks:
         files = files[task::tasks]
@@ -112,7 +116,7 @@ def _keep_ready(img_batch, label_batch):
 
 
 def find_records(data_dir, set_name):
-    """Find the TFRecord files of a set, TRAIN_SET or TEST_SET, and look at every record in them.
+    """Find the TFRecord files of a set, by its name, and look at every record in them.
 
     Returns (paths, number of records).  Raises UserError where a file is missing, damaged or foreign.
     """
@@ -176,7 +180,7 @@ def write_tfrecords(data_dir, set_name, samples, class_names, shards=1):
 
     Args:
       data_dir: folder of the records, a Path.
-      set_name: TRAIN_SET or TEST_SET.
+      set_name: TRAIN_SET, TEST_SET or WORLD_TEST_SET.
       samples: [(784 bytes, class number), ...].
       class_names: the names, for the one-hot labels and for what is printed.
       shards: how many files.
@@ -260,7 +264,7 @@ def read_idx(path, dimensions):
 
 
 def read_idx_samples(data_dir, prefix, class_names):
-    """The samples of the pair of IDX files of `prefix`, "train" or "t10k"; raises UserError as read_idx."""
+    """The samples of the pair of IDX files of `prefix`, such as "train" or "t10k"; raises UserError as read_idx."""
     image_file = data_dir / f"{prefix}-images-idx3-ubyte.gz"
     label_file = data_dir / f"{prefix}-labels-idx1-ubyte.gz"
     images = read_idx(image_file, 3)
@@ -276,82 +280,126 @@ def read_idx_samples(data_dir, prefix, class_names):
 
 # ======== Samples of pictures
 
-SHUFFLE_SEED = 1  # of the order in which pictures are written
+SHUFFLE_SEED = 1  # of the order in which samples are written
 
 
 class LabelledPicture(NamedTuple):
-    """A picture file, the name of its class, and the place that says so, `labels.txt:3: `, or nothing."""
+    """A picture file, the classes of the digits in it, and the place that says so, `labels.txt:3: `, or nothing."""
 
     path: Path
-    label: str
+    labels: tuple
     place: str = ""
 
 
-def list_labelled_pictures(picture_dir, label_file=None):
-    """List the LabelledPictures of a folder, by the lecture's text file of `name label` lines or by its sub-folders."""
+def list_labelled_pictures(class_names, picture_dir, label_file=None):
+    """List the LabelledPictures of a folder, by its sub-folders or by the lecture's text file of `name label` lines."""
     if not label_file:
-        class_dirs = sorted(path for path in picture_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
         return [
-            LabelledPicture(Path(path), class_dir.name)
-            for class_dir in class_dirs
+            LabelledPicture(Path(path), (class_dir.name,))
+            for class_dir in list_class_dirs(picture_dir)
             for path in mnist_app.list_pictures([str(class_dir)])
         ]
     pictures = []
     for number, line in enumerate(mnist_forward.read_lines(label_file), 1):
         if line.strip():
-            name, _, label = line.strip().rpartition(" ")
-            pictures.append(LabelledPicture(picture_dir / name.strip(), label, f"{label_file}:{number}: "))
+            path, labels = _split_line(line.strip(), class_names, picture_dir)
+            pictures.append(LabelledPicture(path, labels, f"{label_file}:{number}: "))
     return pictures
 
 
-def read_picture_samples(class_names, picture_dir, label_file=None):
+def list_class_dirs(picture_dir):
+    """The sub-folders of a folder of pictures, sorted; each has the name of a class."""
+    return sorted(path for path in picture_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _split_line(line, class_names, picture_dir):
+    """Split a line of a label file into the picture's path and its labels.
+
+    The lecture's line has one label, `a seven.png 7`.  A sheet has several, `sheet.png 0123` or `sheet.png house wave`.
+    As a picture's name may end in such words, too, the labels are the shortest end of the line that leaves the name of
+    a file; where none does, the last word.
+    """
+    words = line.split(" ")
+    for count in range(1, len(words)):
+        path = picture_dir / " ".join(words[:-count]).strip()
+        if path.is_file():
+            return path, _expand(words[-count:], class_names)
+    return picture_dir / " ".join(words[:-1]).strip(), _expand(words[-1:], class_names)
+
+
+def _expand(words, class_names):
+    """The labels in some words; one that is no class but made of one-letter classes, such as `0123`, is several."""
+    labels = []
+    for word in filter(None, words):
+        is_several = word not in class_names and all(letter in class_names for letter in word)
+        labels.extend(word if is_several else [word])
+    return tuple(labels)
+
+
+def read_picture_samples(data_dir, class_names, picture_dir, label_file=None):
     """The samples of the pictures of a folder, in random order; raises UserError, which names all that are bad."""
-    pictures = list_labelled_pictures(picture_dir, label_file)
     classes = f"the {len(class_names)} classes {class_names[0]} .. {class_names[-1]}"
-    known = [one for one in pictures if one.label in class_names]
-    unknown = [one for one in pictures if one.label not in class_names]
-    complaints = list(dict.fromkeys(f"{one.place}{one.label!r} is none of {classes}" for one in unknown))  # each once
+    complaints = {}  # each once, in order
     samples = []
-    for one in _show_progress(known, "pictures"):
+    for one in _show_progress(list_labelled_pictures(class_names, picture_dir, label_file), "pictures"):
+        unknown = [label for label in one.labels if label not in class_names]
+        complaints.update({f"{one.place}{label!r} is none of {classes}": None for label in unknown})
+        if unknown:
+            continue
         try:
-            samples.append((read_sample_pixels(one.path, picture_dir), class_names.index(one.label)))
-        except (
-            PictureError,
-            RuntimeError,
-            ValueError,
-        ) as error:  # also a link to itself, or a file name with a null byte
-            complaints.append(f"{one.place}{one.path} {error}")
+            digits = read_digits(one.path, picture_dir, len(one.labels), data_dir)
+        except (PictureError, RuntimeError, ValueError) as error:  # also a link to itself, or a null byte in a name
+            complaints[f"{one.place}{one.path} {error}"] = None
+        else:
+            samples += [(pixels, class_names.index(label)) for pixels, label in zip(digits, one.labels, strict=True)]
     if complaints:
-        shown = complaints[:10]
+        shown = list(complaints)[:10]
         if len(complaints) > 10:
             shown.append(f"and {len(complaints) - 10} more")
         raise UserError("\n".join([*shown, "Nothing was written: correct or remove these."]))
     if not samples:
         raise UserError(f"{label_file or picture_dir} names no picture.\nNothing was written: correct or remove these.")
+    return shuffle(samples)
+
+
+def shuffle(samples):
+    """The samples in random order, the same for each call."""
     order = np.random.default_rng(SHUFFLE_SEED).permutation(len(samples))
     return [samples[i] for i in order]
 
 
-def read_sample_pixels(path, picture_dir):
-    """The most prominent digit of a picture file as 784 bytes; raises PictureError where there is none.
+def read_digits(path, picture_dir, count, found_dir):
+    """The digits of a picture file, `count` times 784 bytes in reading order; of a single one the most prominent.
 
     A picture of 28x28 pixels that is light on dark is taken as it is, like the lecture's: digits cover less than half
-    of their square.  Any other is prepared as the app does it.
+    of their square.  Any other is prepared as the app does it.  Raises PictureError where there are fewer or more than
+    `count` digits, and then saves a picture of those that were found in `found_dir`.
     """
     if not path.resolve().is_relative_to(picture_dir.resolve()):
         raise PictureError(f"leads out of {picture_dir}")
     picture = mnist_app.open_picture(path)
     grey = picture.mean(axis=2)
-    if grey.shape != (IMAGE_SIDE, IMAGE_SIDE) or not 0 < grey.mean() < 0.5:
+    if grey.shape == (IMAGE_SIDE, IMAGE_SIDE) and 0 < grey.mean() < 0.5:
+        pixels = grey.reshape(1, INPUT_NODE)
+    else:
         pixels, boxes = mnist_app.find_digits(picture)
-        sizes = boxes[:, 2:] - boxes[:, :2]
-        grey = pixels[sizes.prod(axis=1).argmax()]
-    return np.rint(grey * 255).astype(np.uint8).tobytes()
+        if count == 1:
+            sizes = boxes[:, 2:] - boxes[:, :2]
+            pixels = pixels[[sizes.prod(axis=1).argmax()]]
+        elif len(pixels) != count:
+            shown = found_dir / f"{path.stem}-found.png"
+            mnist_app.save_picture(mnist_app.draw_boxes(path, boxes, 1000), shown)
+            raise PictureError(f"shows {len(pixels)} digits, its label has {count}: {shown} shows which were found")
+    if len(pixels) != count:
+        raise PictureError(f"is a single digit of {IMAGE_SIDE}x{IMAGE_SIDE} pixels, its label has {count}")
+    return [digit.tobytes() for digit in np.rint(pixels * 255).astype(np.uint8)]
 
 
 # ======== The program
 
 TEST_EVERY = 7  # Where no test set is given, every 7th picture of a class is for the test (MNIST: 10,000 of 70,000).
+# Added pictures are written so many times, since a few of them would not count among 60,000.
+ADDED_REPEATS = 30
 
 
 def split(samples, class_names):
@@ -376,7 +424,7 @@ def find_class_names(args):
     """The names of the classes: the sub-folders of --train, or else those of the data folder."""
     if len(args.train) != 1:
         return read_class_names(args.data)
-    names = sorted({one.label for one in list_labelled_pictures(args.train[0])})
+    names = [path.name for path in list_class_dirs(args.train[0])]
     if len(names) < 2:
         raise UserError(f"{args.train[0]} holds {len(names)} sub-folders: give one to each class, two or more.")
     for name in names:
@@ -385,27 +433,68 @@ def find_class_names(args):
     return names
 
 
-def read_samples(args, class_names):
-    """The (training samples, test samples) of all sources that the command line names."""
-    if not args.train:
-        return [read_idx_samples(args.data, prefix, class_names) for prefix in ("train", "t10k")]
-    train = read_picture_samples(class_names, *args.train)
-    if not args.test:
-        return split(train, class_names)
-    return train, read_picture_samples(class_names, *args.test)
+def read_sources(args, class_names):
+    """Read the samples of all sources that the command line names.
+
+    Returns (training samples by their source, {source: samples}; test samples by their set, {set name: samples}).
+    """
+    if args.train:
+        train = read_picture_samples(args.data, class_names, *args.train)
+        if args.test:
+            test = read_picture_samples(args.data, class_names, *args.test)
+        else:
+            train, test = split(train, class_names)
+        sources = {args.train[0]: train}
+        test_sets = {TEST_SET: test}
+    else:
+        sources = {"MNIST": read_idx_samples(args.data, "train", class_names)}
+        test_sets = {TEST_SET: read_idx_samples(args.data, "t10k", class_names)}
+        if has_world(args, class_names):
+            sources["the world"] = read_idx_samples(args.data, "world-train", class_names)
+            test_sets[WORLD_TEST_SET] = read_idx_samples(args.data, "world-t10k", class_names)
+    for added in args.add:
+        sources[f"{added[0]} ({ADDED_REPEATS} times each)"] = ADDED_REPEATS * read_picture_samples(
+            args.data, class_names, *added
+        )
+    return sources, test_sets
+
+
+def has_world(args, class_names):
+    """Whether the digits of the world's other writers are mixed in; a sentence where they are missing."""
+    if args.mnist_only or class_names != mnist_forward.DIGITS:
+        return False
+    path = args.data / "world-train-images-idx3-ubyte.gz"
+    if not path.exists():
+        print(f"{path} is missing: the training set is without the digits of writers outside the USA.")
+    return path.exists()
+
+
+def join(sources):
+    """Join the training samples of all sources in random order, and print how many come from where."""
+    samples = [sample for some in sources.values() for sample in some]
+    counts = ", ".join(f"{len(some)} of {source}" for source, some in sources.items())
+    print(f"{len(samples)} training pictures: {counts}")
+    # The queue shuffles only what is near: sources that follow each other in a file would stay apart.
+    return shuffle(samples) if len(sources) > 1 else samples
 
 
 def change_classes(data_dir, class_names):
     """Write the names to classes.txt and remove the records of other classes, unless the names are the same already."""
     if class_names == read_class_names(data_dir):
         return
-    for path in _list_record_files(data_dir, TRAIN_SET) + _list_record_files(data_dir, TEST_SET):
-        path.unlink()
+    remove_records(data_dir, [TRAIN_SET, TEST_SET, WORLD_TEST_SET])
     with mnist_forward.write_whole(data_dir / mnist_forward.CLASSES_FILE) as part:
         part.write_text("\n".join([*class_names, ""]), encoding="utf-8")
 
 
-def main():
+def remove_records(data_dir, set_names):
+    """Remove the TFRecord files of these sets."""
+    for set_name in set_names:
+        for path in _list_record_files(data_dir, set_name):
+            path.unlink()
+
+
+def parse_arguments():
     parser = argparse.ArgumentParser(description="Write the TFRecords of a training and a test set.")
     parser.add_argument("--data", type=Path, default=DATA_PATH, help="folder of the records (%(default)s)")
     parser.add_argument("--shards", type=int, default=1, help="files for each set (%(default)s)")
@@ -413,18 +502,29 @@ def main():
     of = "set of a folder of pictures and a text file of `name label` lines, or of sub-folders, one a class"
     parser.add_argument("--train", **given, help=f"make the training {of}")
     parser.add_argument("--test", **given, help=f"make the test {of}; without it every {TEST_EVERY}th of --train")
+    parser.add_argument("--add", **given, action="append", help="add such pictures to the training set; repeatable")
+    parser.add_argument("--mnist_only", action="store_true", help="leave out the digits of writers outside the USA")
     args = parser.parse_args()
-    if max(len(args.train), len(args.test)) > 2 or (args.test and not args.train):
-        parser.error("give --train PICTURES [LABELS], and perhaps --test PICTURES [LABELS]")
+    if max(len(some) for some in (args.train, args.test, *args.add)) > 2 or (args.test and not args.train):
+        parser.error("give --train PICTURES [LABELS], perhaps --test PICTURES [LABELS], and --add PICTURES [LABELS]")
+    return args
 
+
+def main():
+    args = parse_arguments()
     class_names = find_class_names(args)
-    train, test = read_samples(args, class_names)
+    sources, test_sets = read_sources(args, class_names)
+    train = join(sources)
     args.data.mkdir(parents=True, exist_ok=True)
     change_classes(args.data, class_names)
     mnist_app.write_outlines(args.data, train)
     write_tfrecords(args.data, TRAIN_SET, train, class_names, args.shards)
-    write_tfrecords(args.data, TEST_SET, test, class_names, args.shards)
-    save_contact_sheet(args.data, train, class_names)
+    for set_name, samples in test_sets.items():
+        write_tfrecords(args.data, set_name, samples, class_names, args.shards)
+    remove_records(args.data, {WORLD_TEST_SET} - test_sets.keys())
+    # Those of the last source come first, since what was added is what one wants to see.
+    shown = [sample for some in reversed(sources.values()) for sample in dict.fromkeys(some)]
+    save_contact_sheet(args.data, shown, class_names)
 
 
 if __name__ == "__main__":

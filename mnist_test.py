@@ -6,6 +6,7 @@ last one are right on about 0.9935 of MNIST's test pictures.
     python mnist_test.py                      # every new checkpoint, until Ctrl-C
     python mnist_test.py --once               # the newest checkpoint only
     python mnist_test.py --once --look seen/  # and which pictures were wrong, and what is taken for what
+    python mnist_test.py --once --world       # on digits of writers outside the USA
 """
 
 import argparse
@@ -19,22 +20,23 @@ import numpy as np
 import mnist_forward
 from mnist_app import arrange_in_grid, draw_digit, draw_text, save_picture
 from mnist_forward import DATA_PATH, MODEL_SAVE_PATH, UserError, read_class_names, tf
-from mnist_generateds import get_tfrecord
+from mnist_generateds import TEST_SET, WORLD_TEST_SET, get_tfrecord
 
 TEST_INTERVAL_SECS = 5
 TEST_BATCH = 1000  # pictures that the network sees at once; lecture: all 10,000
 
 
-def test(model_dir, data_dir, once=False, look_dir=None):
+def test(model_dir, data_dir, once=False, look_dir=None, test_set=TEST_SET):
     """Judge the newest checkpoint of a model folder and then, unless `once`, every new one, for ever.
 
     Saves in the folder `look_dir`, if it is given, what was wrong.  Raises UserError as restore_newest does, and where
     `once` finds no checkpoint.
     """
     with tf.Graph().as_default():
-        x, y_ = get_tfrecord(TEST_BATCH, isTrain=False, data_dir=data_dir)
+        x, y_ = get_tfrecord(TEST_BATCH, isTrain=False, data_dir=data_dir, test_set=test_set)
         scores, restorable = mnist_forward.build_averaged_network(x, len(read_class_names(data_dir)))
         batch = [x, y_, tf.nn.softmax(scores)]
+        event_dir = model_dir / ("test" if test_set == TEST_SET else test_set)
         seen = None  # the newest checkpoint when one was last judged
         judged = None  # the one that was judged
         if not once and not mnist_forward.list_checkpoints(model_dir):
@@ -44,7 +46,7 @@ def test(model_dir, data_dir, once=False, look_dir=None):
             # What was judged is not always what was seen: a newer one was saved meanwhile, or the newest is damaged.
             if newest and newest not in (seen, judged):
                 mnist_forward.require_same_classes(model_dir, data_dir)
-                result = judge(model_dir, restorable, batch)
+                result = judge(model_dir, restorable, batch, event_dir)
                 if result:
                     seen = newest
                     judged = result.checkpoint
@@ -81,13 +83,14 @@ class Judged(NamedTuple):
     mistaken: np.ndarray  # the m pictures whose answer is wrong, float32 [m, 784]
 
 
-def judge(model_dir, restorable, batch):
+def judge(model_dir, restorable, batch, event_dir):
     """Judge the newest whole checkpoint of a folder on each test picture exactly once, and print its accuracy.
 
     Args:
-      model_dir: the folder; TensorBoard's event file in its sub-folder `test` gets the accuracy, too.
+      model_dir: the folder.
       restorable: of the network.
       batch: the tensors of the next pictures, their labels and the network's probabilities.
+      event_dir: where TensorBoard's event file gets the accuracy, too.
 
     Returns a Judged, or None where there is no checkpoint.
     """
@@ -101,7 +104,7 @@ def judge(model_dir, restorable, batch):
     step = mnist_forward.get_step(path)
     print(f"After {step} training step(s), test accuracy = {accuracy:g}", flush=True)
     if os.access(model_dir, os.W_OK):
-        events = tf.summary.FileWriterCache.get(str(model_dir / "test"))
+        events = tf.summary.FileWriterCache.get(str(event_dir))
         events.add_summary(tf.Summary(value=[tf.Summary.Value(tag="accuracy", simple_value=accuracy)]), step)
         events.flush()
     return judged
@@ -184,8 +187,9 @@ def main():
     parser.add_argument("--model", type=Path, default=MODEL_SAVE_PATH, help="folder of the checkpoints (%(default)s)")
     parser.add_argument("--once", action="store_true", help="judge the newest checkpoint and end")
     parser.add_argument("--look", type=Path, metavar="DIR", help="save there what was wrong and the confusion matrix")
+    parser.add_argument("--world", action="store_true", help="judge on writers outside the USA instead of MNIST's")
     args = parser.parse_args()
-    test(args.model, args.data, args.once, args.look)
+    test(args.model, args.data, args.once, args.look, WORLD_TEST_SET if args.world else TEST_SET)
 
 
 if __name__ == "__main__":

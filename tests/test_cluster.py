@@ -10,7 +10,8 @@ from conftest import command
 
 import mnist_forward
 
-STEPS, SAVE_EVERY = 800, 100
+STEPS = 2000  # so many that the chief is not done before it is killed
+SAVE_EVERY = 100
 
 
 def free_ports(count):
