@@ -70,9 +70,9 @@ def test_records_of_the_idx_files_hold_the_lecture_s_two_features(tmp_path, digi
             assert list(feature["label"].int64_list.value) == one_hot(label)
 
 
-def idx_folder(folder, images, labels):
-    """A data folder whose training and test set are both these pictures."""
-    for prefix in ("train", "t10k"):
+def idx_folder(folder, images, labels, prefixes=("train", "t10k")):
+    """A data folder whose sets of these prefixes are all these pictures."""
+    for prefix in prefixes:
         header = struct.pack(">4B3I", 0, 0, 8, 3, *images.shape)
         (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes()))
         header = struct.pack(">4BI", 0, 0, 8, 1, len(labels))
