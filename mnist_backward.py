@@ -16,7 +16,6 @@ import math
 import os
 import shutil
 import signal
-import sqlite3
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -281,14 +280,20 @@ def _describe_speed(rate, steps_left, queue_fill):
 
 @contextlib.contextmanager
 def _catch_stop_signals():
-    """Give the block a list that gets the number of SIGINT or SIGTERM when it comes; the second one kills."""
+    """Give the block a list that gets the number of a signal that asks the program to stop; the second one kills.
+
+    These are Ctrl-C, `kill`, and the end of the terminal or the connection, unless `nohup` has it ignored.
+    """
     caught = []
 
     def catch(number, _frame):
         caught.append(number)
         signal.signal(number, signal.SIG_DFL)
 
-    handlers = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Windows has none.
+        numbers.append(signal.SIGHUP)
+    handlers = {number: signal.signal(number, catch) for number in numbers}
     try:
         yield caught
     finally:
@@ -318,31 +323,6 @@ def save(sess, graph, args, step, rate):
     events.add_summary(tf.Summary(value=[speed]), step)
     events.add_summary(sess.run(graph.summaries), step)  # They are of the queue's next batch.
     events.flush()
-
-
-@contextlib.contextmanager
-def hold_alone(model_dir):
-    """Hold a model folder for this trainer alone, and make it where it is missing; UserError where it can't be.
-
-    The lock is an exclusive transaction of SQLite on a file `.lock`: it works on every system, and it ends with its
-    process.
-    """
-    refusal = "{} can't be written to ({}): name another --model."
-    try:
-        model_dir.mkdir(parents=True, exist_ok=True)
-        (model_dir / ".lock").write_bytes(
-            b""
-        )  # Fails in a read-only folder, which SQLite would open without complaint.
-        lock = sqlite3.connect(model_dir / ".lock", timeout=0)
-    except (OSError, sqlite3.Error) as error:
-        raise UserError(refusal.format(model_dir, error)) from None
-    with contextlib.closing(lock):
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.Error as error:
-            why = "another training holds it" if "locked" in str(error) else error
-            raise UserError(refusal.format(model_dir, why)) from None
-        yield
 
 
 def prepare_model_dir(args):
@@ -455,7 +435,7 @@ def main():
         return _report_stop(backward_in_cluster(args, machine))
     for set_name in (mnist_generateds.TRAIN_SET, mnist_generateds.TEST_SET):
         mnist_generateds.find_records(args.data, set_name)  # What is missing is said before a folder is made.
-    with hold_alone(args.model):
+    with mnist_forward.hold_alone(args.model, "--model", "another training"):
         caught = backward_in_cluster(args, machine) if machine else backward(args)
     if not caught:
         mnist_test.test(args.model, args.data, once=True)

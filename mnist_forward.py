@@ -9,9 +9,11 @@ import contextlib
 import os
 import re
 import signal
+import sqlite3
 import sys
 import threading
 import time
+import unicodedata
 from pathlib import Path
 
 # `tf` is tensorflow.compat.v1, TensorFlow 1 as the lecture uses it.  The last lines of this file import it, because
@@ -180,9 +182,13 @@ FILES_FOR_MODEL = (CLASSES_FILE, OUTLINES_FILE)
 
 
 def read_lines(path):
-    """The lines of a text file in UTF-8; raises UserError where it is in another encoding."""
+    """The lines of a text file in UTF-8; raises UserError where it is in another encoding.
+
+    Accents are joined to their letters (NFC), since some systems write file names, and so class names, apart.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()  # `sig`: with or without a byte order mark
+        text = path.read_text(encoding="utf-8-sig")  # `sig`: with or without a byte order mark
+        return unicodedata.normalize("NFC", text).splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text in UTF-8: save it as UTF-8.") from None
 
@@ -241,12 +247,16 @@ def explain(error):
 
 def run(main):
     """Run a script's `main`, and turn what a user can cause into one sentence and exit status 1."""
-    sys.stdin.reconfigure(errors="surrogateescape")  # File names need not be UTF-8.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if hasattr(stream, "reconfigure"):  # That of a notebook has no such method.
+            stream.reconfigure(errors=errors)  # File names need not be UTF-8.
     try:
         sys.exit(main())
     except UserError as error:
         sys.exit(str(error))
+    except BrokenPipeError:  # Who reads the output has seen enough, as in `| head -1`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         cure = "name another file or folder" if error.filename else "make room"
         sys.exit(f"{error.filename or 'Output'}: {error.strerror or error}; {cure}.")
@@ -267,6 +277,28 @@ def write_whole(path):
         part.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def hold_alone(folder, option, holder):
+    """Hold a folder for this program alone, and make it where it is missing.
+
+    The lock is an exclusive transaction of SQLite on a file `.lock`: it works on every system, and it ends with its
+    process.  Raises UserError where it can't be had, which names the `option` for another folder and the `holder`.
+    """
+    refusal = f"{folder} can't be written to ({{}}): name another {option}."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").write_bytes(b"")  # This fails in a read-only folder; SQLite would open it all the same.
+        lock = sqlite3.connect(folder / ".lock", timeout=0)
+    except (OSError, sqlite3.Error) as error:
+        raise UserError(refusal.format(error)) from None
+    with contextlib.closing(lock):
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.Error as error:
+            raise UserError(refusal.format(f"{holder} holds it" if "locked" in str(error) else error)) from None
+        yield
+
+
 # ---- TensorFlow
 
 
@@ -276,6 +308,8 @@ def _import_tensorflow_quietly():
     Errors are still seen: they come as exceptions.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Trainer and judge may share a graphics card: otherwise the first would take all of its memory.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     with _ending_on_ctrl_c(), _without_stderr():
         import tensorflow.compat.v1
 

@@ -20,6 +20,7 @@ import gzip
 import itertools
 import re
 import sys
+import unicodedata
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -135,29 +136,37 @@ def _list_record_files(data_dir, set_name):
     return sorted(path for path in Path(data_dir).glob(f"{set_name}*") if pattern.fullmatch(path.name))
 
 
-@functools.cache
+_WRITE_AGAIN = "write it again with `python mnist_generateds.py`, --data as here"
+
+
 def count_records(path):
     """Count the records of a TFRecord file, and look at every one of them.
 
-    A queue that is fed from a missing or foreign file would only say "insufficient elements".  Raises UserError, which
-    names file, record and cure.
+    A queue that is fed from a missing or foreign file would only say "insufficient elements".  A file that has not
+    changed since is not looked at again.  Raises UserError, which names file, record and cure.
     """
-    cure = "write it again with `python mnist_generateds.py`, --data as here"
     if not path.is_file():
-        raise UserError(f"{path} is missing: {cure}.")
-    classes = len(read_class_names(path.parent))
+        raise UserError(f"{path} is missing: {_WRITE_AGAIN}.")
+    state = path.stat()
+    return _count_records(path, tuple(read_class_names(path.parent)), state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _count_records(path, class_names, file_size, _changed_at):
+    """Count the records of a file of this size; a new time of its last change makes it a new question."""
     count = 0
     size = 0
     try:
         for record in tf.python_io.tf_record_iterator(str(path)):
-            _check_record(record, classes)
+            _check_record(record, len(class_names))
             count += 1
             size += len(record) + 16  # its length and two checksums
         # In a file that is cut inside the length of a record the iterator ends as if all were well, so sizes tell.
-        if count == 0 or size != path.stat().st_size:
+        if count == 0 or size != file_size:
             raise ValueError("the file ends there")
     except (ValueError, DecodeError, tf.errors.OpError) as error:
-        raise UserError(f"{path} is no good at record {count + 1}, {mnist_forward.explain(error)}: {cure}.") from None
+        why = mnist_forward.explain(error)
+        raise UserError(f"{path} is no good at record {count + 1}, {why}: {_WRITE_AGAIN}.") from None
     return count
 
 
@@ -187,7 +196,7 @@ def write_tfrecords(data_dir, set_name, samples, class_names, shards=1):
 
     Raises UserError where the disk takes no more.
     """
-    paths = _name_shards(data_dir, set_name, max(1, min(shards, len(samples))))
+    paths = _name_shards(data_dir, set_name, min(shards, len(samples)))
     where = f"{paths[0]}" if len(paths) == 1 else f"{paths[0]} .. {paths[-1].name}"
     print(f"Writing {where}")
     try:
@@ -203,6 +212,9 @@ def write_tfrecords(data_dir, set_name, samples, class_names, shards=1):
     counts = np.bincount([label for _, label in samples], minlength=len(class_names))
     per_class = ", ".join(f"{name}: {count}" for name, count in zip(class_names, counts, strict=True))
     print(f"{len(samples)} records in {where}\n  {per_class}")
+
+
+MOST_SHARDS = 200  # All are written at once, and some systems let a program open no more than 256 files.
 
 
 def _name_shards(data_dir, set_name, shards):
@@ -295,7 +307,7 @@ def list_labelled_pictures(class_names, picture_dir, label_file=None):
     """List the LabelledPictures of a folder, by its sub-folders or by the lecture's text file of `name label` lines."""
     if not label_file:
         return [
-            LabelledPicture(Path(path), (class_dir.name,))
+            LabelledPicture(Path(path), (normalize(class_dir.name),))
             for class_dir in list_class_dirs(picture_dir)
             for path in mnist_app.list_pictures([str(class_dir)])
         ]
@@ -310,6 +322,11 @@ def list_labelled_pictures(class_names, picture_dir, label_file=None):
 def list_class_dirs(picture_dir):
     """The sub-folders of a folder of pictures, sorted; each has the name of a class."""
     return sorted(path for path in picture_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def normalize(name):
+    """A class's name with accents joined to their letters, as read_lines has it."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _split_line(line, class_names, picture_dir):
@@ -422,9 +439,12 @@ def split(samples, class_names):
 
 def find_class_names(args):
     """The names of the classes: the sub-folders of --train, or else those of the data folder."""
+    path = args.data / mnist_forward.CLASSES_FILE
+    if len(args.train) != 1 and path.exists():
+        print(f"The classes are those of {path}")
     if len(args.train) != 1:
         return read_class_names(args.data)
-    names = [path.name for path in list_class_dirs(args.train[0])]
+    names = [normalize(path.name) for path in list_class_dirs(args.train[0])]
     if len(names) < 2:
         raise UserError(f"{args.train[0]} holds {len(names)} sub-folders: give one to each class, two or more.")
     for name in names:
@@ -505,9 +525,21 @@ def parse_arguments():
     parser.add_argument("--add", **given, action="append", help="add such pictures to the training set; repeatable")
     parser.add_argument("--mnist_only", action="store_true", help="leave out the digits of writers outside the USA")
     args = parser.parse_args()
+    if not 1 <= args.shards <= MOST_SHARDS:
+        parser.error(f"--shards must be from 1 to {MOST_SHARDS}")
     if max(len(some) for some in (args.train, args.test, *args.add)) > 2 or (args.test and not args.train):
         parser.error("give --train PICTURES [LABELS], perhaps --test PICTURES [LABELS], and --add PICTURES [LABELS]")
     return args
+
+
+def require_all_classes(data_dir, samples, class_names):
+    """Raise UserError where a class that classes.txt names has no training sample."""
+    present = {label for _, label in samples}
+    missing = [name for number, name in enumerate(class_names) if number not in present]
+    path = data_dir / mnist_forward.CLASSES_FILE
+    if missing and path.exists():
+        cure = "delete that file if its classes are of another data set, or add pictures"
+        raise UserError(f"{path} names {len(class_names)} classes, {missing[0]} has no training picture: {cure}.")
 
 
 def main():
@@ -515,16 +547,18 @@ def main():
     class_names = find_class_names(args)
     sources, test_sets = read_sources(args, class_names)
     train = join(sources)
-    args.data.mkdir(parents=True, exist_ok=True)
-    change_classes(args.data, class_names)
-    mnist_app.write_outlines(args.data, train)
-    write_tfrecords(args.data, TRAIN_SET, train, class_names, args.shards)
-    for set_name, samples in test_sets.items():
-        write_tfrecords(args.data, set_name, samples, class_names, args.shards)
-    remove_records(args.data, {WORLD_TEST_SET} - test_sets.keys())
-    # Those of the last source come first, since what was added is what one wants to see.
-    shown = [sample for some in reversed(sources.values()) for sample in dict.fromkeys(some)]
-    save_contact_sheet(args.data, shown, class_names)
+    if not args.train:
+        require_all_classes(args.data, train, class_names)
+    with mnist_forward.hold_alone(args.data, "--data", "another writer"):
+        change_classes(args.data, class_names)
+        mnist_app.write_outlines(args.data, train)
+        write_tfrecords(args.data, TRAIN_SET, train, class_names, args.shards)
+        for set_name, samples in test_sets.items():
+            write_tfrecords(args.data, set_name, samples, class_names, args.shards)
+        remove_records(args.data, {WORLD_TEST_SET} - test_sets.keys())
+        # Those of the last source come first, since what was added is what one wants to see.
+        shown = [sample for some in reversed(sources.values()) for sample in dict.fromkeys(some)]
+        save_contact_sheet(args.data, shown, class_names)
 
 
 if __name__ == "__main__":
