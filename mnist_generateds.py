@@ -415,8 +415,10 @@ def read_digits(path, picture_dir, count, found_dir):
 # ======== The program
 
 TEST_EVERY = 7  # Where no test set is given, every 7th picture of a class is for the test (MNIST: 10,000 of 70,000).
-# Added pictures are written so many times, since a few of them would not count among 60,000.
-ADDED_REPEATS = 30
+# Each added picture is written this many times, since a few of them would not count among 80,000.  With 100 digits of
+# one's own, 30 times corrected 22 % of the app's mistakes on that hand, 100 times 36 %, 300 times 38 %; the last cost
+# 0.06 points of MNIST's test accuracy, 100 times 0.04.
+ADDED_REPEATS = 100
 
 
 def split(samples, class_names):
