@@ -475,9 +475,9 @@ def read_sources(args, class_names):
             sources["the world"] = read_idx_samples(args.data, "world-train", class_names)
             test_sets[WORLD_TEST_SET] = read_idx_samples(args.data, "world-t10k", class_names)
     for added in args.add:
-        sources[f"{added[0]} ({ADDED_REPEATS} times each)"] = ADDED_REPEATS * read_picture_samples(
-            args.data, class_names, *added
-        )
+        samples = ADDED_REPEATS * read_picture_samples(args.data, class_names, *added)
+        source = f"{' '.join(map(str, added))} ({ADDED_REPEATS} times each)"
+        sources[source] = sources.get(source, []) + samples  # The same may be given twice.
     return sources, test_sets
 
 

@@ -247,3 +247,17 @@ def test_make_world_splits_by_writer_and_makes_the_same_bytes_again(tmp_path, mo
         assert image.max() > 200 and np.ptp(np.flatnonzero(image.max(1) > 60)) in range(17, 21)
         assert (np.ptp(np.flatnonzero(image.max(0) > 60)) > 5) == (label == 7)
     assert "swiss" in capsys.readouterr().out
+
+
+def test_two_label_files_of_one_folder_are_both_added(sources, tmp_path):
+    folder, _ = sources
+    own = tmp_path / "own"
+    own.mkdir()
+    seven = Image.fromarray(np.uint8(on_paper(drawn([(0.1, 0), (0.85, 0), (0.4, 1)])) * 255))
+    options = []
+    for name in ("a", "b"):
+        seven.save(own / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(f"{name}.png 7\n")
+        options += ["--add", own, tmp_path / f"{name}.txt"]
+    run("mnist_generateds.py", "--data", folder, *options, *options[:3])
+    assert len(read_samples(folder / TRAIN_RECORDS)) == 80 + 3 * ADDED_REPEATS
