@@ -472,7 +472,8 @@ def read_sources(args, class_names):
         sources = {"MNIST": read_idx_samples(args.data, "train", class_names)}
         test_sets = {TEST_SET: read_idx_samples(args.data, "t10k", class_names)}
         if has_world(args, class_names):
-            sources["the world"] = read_idx_samples(args.data, "world-train", class_names)
+            if not args.mnist_only:
+                sources["the world"] = read_idx_samples(args.data, "world-train", class_names)
             test_sets[WORLD_TEST_SET] = read_idx_samples(args.data, "world-t10k", class_names)
     for added in args.add:
         samples = ADDED_REPEATS * read_picture_samples(args.data, class_names, *added)
@@ -482,8 +483,8 @@ def read_sources(args, class_names):
 
 
 def has_world(args, class_names):
-    """Whether the digits of the world's other writers are mixed in; a sentence where they are missing."""
-    if args.mnist_only or class_names != mnist_forward.DIGITS:
+    """Whether the data folder has the digits of the world's other writers; a sentence where they are missing."""
+    if class_names != mnist_forward.DIGITS:
         return False
     path = args.data / "world-train-images-idx3-ubyte.gz"
     if not path.exists():
