@@ -213,12 +213,17 @@ def build_training_graph(args, task=0, tasks=1):
         train_op = ema.apply(tf.trainable_variables())
 
     queue_fill = tf.get_collection("queue_fill")[0]
-    tf.summary.scalar("loss", loss)
-    tf.summary.scalar("learning_rate", learning_rate)
-    tf.summary.scalar("queue_fill", queue_fill)
-    tf.summary.image("pictures", tf.reshape(img_batch[:6], [-1, IMAGE_SIDE, IMAGE_SIDE, 1]), max_outputs=6)
+    summaries = _summarise(img_batch, {"loss": loss, "learning_rate": learning_rate, "queue_fill": queue_fill})
     restorable = Restorable({variable.op.name: variable for variable in tf.global_variables()})
-    return TrainingGraph(train_op, step, loss, queue_fill, tf.summary.merge_all(), restorable)
+    return TrainingGraph(train_op, step, loss, queue_fill, summaries, restorable)
+
+
+def _summarise(img_batch, scalars):
+    """The summaries that TensorBoard shows, a string tensor: scalars by their names, and six pictures of the batch."""
+    for name, scalar in scalars.items():
+        tf.summary.scalar(name, scalar)
+    tf.summary.image("pictures", tf.reshape(img_batch[:6], [-1, IMAGE_SIDE, IMAGE_SIDE, 1]), max_outputs=6)
+    return tf.summary.merge_all()
 
 
 def resume(sess, graph, args):

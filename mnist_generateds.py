@@ -68,10 +68,7 @@ def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, ta
     Returns img_batch, float32 [num, 784], 0 = paper .. 1 = ink, and label_batch, float32 [num, classes], one-hot.
     Raises UserError where records are missing, damaged or foreign, before a queue is built.
     """
-    paths, _ = find_records(data_dir, TRAIN_SET if isTrain else test_set)
-    files = [str(path) for path in paths]
-    if isTrain and len(files) >= tasks:
-        files = files[task::tasks]
+    files = _share_files(data_dir, TRAIN_SET, task, tasks) if isTrain else _share_files(data_dir, test_set)
     # File names: again and again in random order for training, once for the test.
     filename_queue = tf.train.string_input_producer(files, num_epochs=None if isTrain else 1, shuffle=isTrain)
     # Reading: many serialized records a call.
@@ -90,6 +87,13 @@ def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, ta
         return img_batch, label_batch
     img_batch.set_shape([num, INPUT_NODE])
     return _keep_ready(distort(img_batch) if distort else img_batch, label_batch)
+
+
+def _share_files(data_dir, set_name, task=0, tasks=1):
+    """The names of a set's files that machine `task` of `tasks` reads, as in get_tfrecord."""
+    paths, _ = find_records(data_dir, set_name)
+    files = [str(path) for path in paths]
+    return files[task::tasks] if len(files) >= tasks else files
 
 
 def _parse(serialized, classes):
