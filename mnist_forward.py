@@ -5,27 +5,34 @@ classes, errors that a user can cure, and the import of TensorFlow.  Each script
 mnist_forward.py, mnist_app.py, mnist_generateds.py, mnist_test.py, mnist_backward.py.
 """
 
+import codecs
 import contextlib
+import errno
 import os
 import re
 import signal
-import sqlite3
 import sys
 import threading
 import time
 import unicodedata
 from pathlib import Path
 
-# `tf` is tensorflow.compat.v1, TensorFlow 1 as the lecture uses it.  The last lines of this file import it, because
-# some care is needed to keep its start-up messages off the screen.
+try:
+    import sqlite3
+except ImportError:  # A Python that was built by hand may have none.
+    sqlite3 = None
+
+# The name `tf` stands for tensorflow.compat.v1, TensorFlow 1 as the lecture uses it.  It is defined in the last line of
+# this file, since keeping TensorFlow's start-up messages off the screen takes a function.
 
 IMAGE_SIDE = 28  # pixels
 INPUT_NODE = IMAGE_SIDE * IMAGE_SIDE
 LAYER1_NODE = 500
-OUTPUT_NODE = 10  # the ten digits; a file `classes.txt` names other classes
+OUTPUT_NODE = 10  # one for each digit; other classes are named in a file `classes.txt`
 DIGITS = [str(digit) for digit in range(OUTPUT_NODE)]
 
-# Lecture: 0.99.  At 0.999 the average covers the last 1,000 steps, which the cosine decay has made quiet by then.
+# Lecture: 0.99.  With 0.999 the average covers about the last 1,000 steps; by then the cosine decay has made the
+# learning rate, and so the changes of the weights, small.
 MOVING_AVERAGE_DECAY = 0.999
 
 PROJECT_DIR = Path(__file__).resolve().parent
@@ -57,8 +64,8 @@ def get_bias(shape):
 def forward(x, regularizer, classes=OUTPUT_NODE):
     """Build the network in the default graph.
 
-    The variables have no names of their own (`Variable`, `Variable_1`, ...), as in the checkpoints of the lecture's
-    program.  So no other unnamed variable may be created before them, or all their names would shift.
+    The variables are not given names, so TensorFlow names them `Variable`, `Variable_1`, ..., as in the checkpoints of
+    the lecture's program.  Another variable without a name, created before, would shift all these names.
 
     Args:
       x: pictures, float32 [n, 784], 0 = paper .. 1 = ink.
@@ -79,11 +86,16 @@ def forward(x, regularizer, classes=OUTPUT_NODE):
 
 
 def build_averaged_network(x, classes):
-    """Build the network whose weights will be the moving averages of a checkpoint, as test and app use it.
+    """Build the network that test and app use: its weights will be the moving averages in a checkpoint.
 
-    Returns (scores, float32 [n, classes], as those of forward; the Restorable that restore_newest fills).
+    Args:
+      x: pictures, float32 [n, 784], 0 = paper .. 1 = ink.
+      classes: how many.
+
+    Returns (the scores of forward, float32 [n, classes]; the Restorable that restore_newest fills with a checkpoint).
     """
     y = forward(x, None, classes)
+    # As in the lecture: variables_to_restore gives each variable the name of its average in the checkpoint.
     averages = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY)
     return y, Restorable(averages.variables_to_restore())
 
@@ -92,7 +104,7 @@ def build_averaged_network(x, classes):
 
 
 class Restorable:
-    """Variables, by their names in a checkpoint, and the tf.train.Saver that was made for exactly these."""
+    """Variables, in a dictionary by their names in a checkpoint, and the tf.train.Saver of these variables."""
 
     def __init__(self, variables):
         self.variables = variables
@@ -100,7 +112,7 @@ class Restorable:
 
 
 def get_step(checkpoint):
-    """The training step that a checkpoint's name ends in, `model/mnist_model-2000` -> 2000, or 0."""
+    """The training step at the end of a checkpoint's path, 2000 of `model/mnist_model-2000`; 0 where there is none."""
     found = re.search(r"-(\d+)$", checkpoint)
     return int(found[1]) if found else 0
 
@@ -108,7 +120,8 @@ def get_step(checkpoint):
 def list_named_checkpoints(model_dir):
     """List the paths of the checkpoints that the file `checkpoint` of a folder names (lecture 6.1), newest first.
 
-    The folder may have been moved since, so of the paths in that file only the last part counts.
+    Of the paths in that file only the last part counts, since the folder may have been moved.  Raises UserError where
+    TensorFlow would take the folder's path for a pattern.
     """
     if re.search(r"[*?\[]", str(model_dir)):
         raise UserError(f"{model_dir} has one of * ? [ in its path, which TensorFlow takes for a pattern: rename it.")
@@ -126,8 +139,8 @@ def list_named_checkpoints(model_dir):
 def list_checkpoints(model_dir):
     """List the paths of all checkpoints in a folder, in the order in which they are tried.
 
-    First come those that are named, newest first.  Then come those that are found by their file names alone, in case
-    the file `checkpoint` is lost, or what it names is damaged.
+    First come the checkpoints that the file `checkpoint` names, newest first.  Then come all others in the folder, in
+    case that file is lost, or the checkpoints that it names are damaged.
     """
     index_files = Path(model_dir).glob(f"{MODEL_NAME}-*.index")
     found = [str(path.with_suffix("")) for path in index_files if re.search(r"-\d+$", path.stem)]
@@ -135,11 +148,18 @@ def list_checkpoints(model_dir):
 
 
 def restore_newest(sess, restorable, model_dir):
-    """Restore the newest whole checkpoint of a folder, and name on standard error the damaged ones before it.
+    """Restore the newest whole checkpoint of a folder; damaged ones are passed over and named on standard error.
 
-    Returns its path, or None where there is none.  Raises UserError where it is another network's, or none is whole.
+    Args:
+      sess: the session of the variables.
+      restorable: the Restorable of the variables.
+      model_dir: the folder.
+
+    Returns the path of the checkpoint, or None where the folder holds none.  Raises UserError where a checkpoint is
+    another network's, or no checkpoint is whole.
     """
-    # A trainer may have deleted all the checkpoints that were listed, or may still be writing its first: look again.
+    # Meanwhile a trainer may have deleted all the checkpoints in the list, or may still be writing its first one.  So a
+    # list without a whole checkpoint is made again, a few times.
     for _ in range(5):
         paths = list_checkpoints(model_dir)
         if not paths:
@@ -150,7 +170,7 @@ def restore_newest(sess, restorable, model_dir):
                 for other in damaged:
                     print(f"{other} is damaged and passed over; restored {path} instead.", file=sys.stderr)
                 return path
-            if os.path.exists(f"{path}.index"):  # Otherwise a trainer has deleted it meanwhile.
+            if os.path.exists(f"{path}.index"):  # If not, a trainer has deleted this checkpoint meanwhile.
                 damaged.append(path)
         time.sleep(0.5)
     cure = "put a copy back, or empty the folder and run mnist_backward.py to train anew"
@@ -176,27 +196,31 @@ def _restore(sess, restorable, path):
 # ---- Classes
 
 CLASSES_FILE = "classes.txt"  # their names, one a line, in a data folder and in a model folder
-OUTLINES_FILE = "outlines.npz"  # of training digits, by which mnist_app.py knows what is no digit
-# The trainer copies these files from the data folder to the model folder.
+OUTLINES_FILE = "outlines.npz"  # With these outlines of training digits mnist_app.py tells what is no digit.
+# The trainer copies these two files from the data folder to the model folder.
 FILES_FOR_MODEL = (CLASSES_FILE, OUTLINES_FILE)
 
 
 def read_lines(path):
-    """The lines of a text file in UTF-8; raises UserError where it is in another encoding.
+    """Read the lines of a text file in UTF-8, or in UTF-16 with its mark, as `>` of Windows' PowerShell writes it.
 
-    Accents are joined to their letters (NFC), since some systems write file names, and so class names, apart.
+    Accents are joined to their letters (NFC), since some systems write them apart in the names of files, and so in the
+    names of classes.  Raises UserError where the file is in another encoding.
     """
+    content = path.read_bytes()
+    is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = path.read_text(encoding="utf-8-sig")  # `sig`: with or without a byte order mark
-        return unicodedata.normalize("NFC", text).splitlines()
+        text = content.decode("utf-16" if is_utf_16 else "utf-8-sig")  # `sig`: with or without a byte order mark
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text in UTF-8: save it as UTF-8.") from None
+    return unicodedata.normalize("NFC", text).splitlines()
 
 
 def read_class_names(folder):
-    """The names in `classes.txt` of a data or model folder, in the order of the network's outputs.
+    """Read the names of the classes from `classes.txt` of a data or model folder.
 
-    Without that file they are the ten digits.  Raises UserError where the file is no list of names.
+    Returns the names in the order of the network's outputs; without that file they are the ten digits.  Raises
+    UserError where the file is no list of names.
     """
     path = Path(folder) / CLASSES_FILE
     if not path.exists():
@@ -226,76 +250,119 @@ def _summarise(names):
 
 
 class UserError(Exception):
-    """Something that the person at the keyboard can cure; its text is one sentence that says what and how."""
+    """An error that the user can cure; its text is one sentence that says what is wrong and what cures it."""
 
 
 def explain(error):
-    """What went wrong in TensorFlow, in one line.
+    """Find the line of an error's message that tells what went wrong.
 
-    Its messages begin with the place in the graph, and say what happened in the line after `Node:`, as in
+    A message of TensorFlow has many lines.  The one that tells it follows the line that begins with `Node:`, as here:
 
         Graph execution error:
         Detected at node 'save/SaveV2' defined at (most recent call last): ...
         Node: 'save/SaveV2'
         model/mnist_model-620.data-00000-of-00001; File too large
              [[{{node save/SaveV2}}]] ...
+
+    Of a message without such a line the first one tells it.
     """
     lines = str(error).splitlines() or [type(error).__name__]
-    after_node = [line for before, line in zip(lines, lines[1:], strict=False) if before.startswith("Node: ")]
+    before_last = range(len(lines) - 1)
+    after_node = [lines[i + 1] for i in before_last if lines[i].startswith("Node: ")]
     return after_node[-1] if after_node else lines[0]
 
 
 def run(main):
     """Run a script's `main`, and turn what a user can cause into one sentence and exit status 1."""
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
-        if hasattr(stream, "reconfigure"):  # That of a notebook has no such method.
-            stream.reconfigure(errors=errors)  # File names need not be UTF-8.
+        if hasattr(stream, "reconfigure"):  # The streams of a notebook have no such method.
+            # The names of files and classes may have characters that the console has not.
+            stream.reconfigure(errors=errors)
     try:
         sys.exit(main())
     except UserError as error:
         sys.exit(str(error))
-    except BrokenPipeError:  # Who reads the output has seen enough, as in `| head -1`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except OSError as error:
+        if _is_output_closed(error):
+            # Python writes the rest of the output when it ends; now the rest goes nowhere, and that is no error.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         cure = "name another file or folder" if error.filename else "make room"
         sys.exit(f"{error.filename or 'Output'}: {error.strerror or error}; {cure}.")
-    except tf.errors.OpError as error:  # The errors of the queue's threads come here, too, by way of coord.join.
+    except tf.errors.OpError as error:  # An error in a thread of a queue comes here, too: coord.join raises it.
         sys.exit(f"TensorFlow stopped: {explain(error)}; put that right and run again.")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
+def _is_output_closed(error):
+    """Whether an OSError says that the reader of the output has seen enough, as in `| head -1`."""
+    # Windows says only "Invalid argument".
+    return isinstance(error, BrokenPipeError) or (sys.platform == "win32" and error.errno == errno.EINVAL)
+
+
 @contextlib.contextmanager
 def write_whole(path):
-    """Give the block a temporary name to write to, and rename that to `path` once the block has ended without error."""
+    """Let the block write a file under a temporary name, and give it the name `path` if the block ends without error.
+
+    Yields the temporary path.  Raises UserError where the file at `path` can't be replaced: Windows replaces no file
+    that another program has open.
+    """
     part = path.with_name(f"{path.name}.part")
     try:
         yield part
-        part.replace(path)
+        try:
+            part.replace(path)
+        except PermissionError as error:
+            cure = "close the program that has it open, and run again"
+            raise UserError(f"{path} can't be replaced ({error.strerror}): {cure}.") from None
     finally:
         part.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def hold_alone(folder, option, holder):
-    """Hold a folder for this program alone, and make it where it is missing.
+def make_dir(folder, option):
+    """Make a folder if it is missing.
 
-    The lock is an exclusive transaction of SQLite on a file `.lock`: it works on every system, and it ends with its
-    process.  Raises UserError where it can't be had, which names the `option` for another folder and the `holder`.
+    Raises UserError, which names the command line's `option` for that folder, where it can't be made.
     """
-    refusal = f"{folder} can't be written to ({{}}): name another {option}."
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".lock").write_bytes(b"")  # This fails in a read-only folder; SQLite would open it all the same.
-        lock = sqlite3.connect(folder / ".lock", timeout=0)
-    except (OSError, sqlite3.Error) as error:
-        raise UserError(refusal.format(error)) from None
-    with contextlib.closing(lock):
+    except OSError as error:
+        is_file = isinstance(error, (FileExistsError, NotADirectoryError))
+        why = "a file has that name" if is_file else error.strerror
+        raise UserError(f"{folder} can't be a folder ({why}): name another {option}.") from None
+
+
+@contextlib.contextmanager
+def hold_alone(folder, option, holder):
+    """Lock a folder for the length of the block, so that no second program writes there; make it if it is missing.
+
+    The lock is an exclusive transaction of SQLite on a file `.lock` in the folder.  Such a lock works on every system,
+    and it ends with the program that holds it, even if that is killed.
+
+    Args:
+      folder: the folder, a Path.
+      option: the command line's option for another folder, such as "--data".
+      holder: what a second program is called, such as "another writer".
+
+    Raises UserError where the folder is locked already, or can't be written to.
+    """
+    lock_file = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock_file.write_bytes(b"")  # In a read-only folder this fails; SQLite would open the file all the same.
+    except OSError as error:
+        raise UserError(f"{folder} can't be written to ({error}): name another {option}.") from None
+    if not sqlite3:
+        print(f"This Python has no sqlite3, so {folder} is not locked: start no second program that writes there.")
+        yield
+        return
+    with contextlib.closing(sqlite3.connect(lock_file, timeout=0)) as lock:
         try:
             lock.execute("BEGIN EXCLUSIVE")
         except sqlite3.Error as error:
-            raise UserError(refusal.format(f"{holder} holds it" if "locked" in str(error) else error)) from None
+            why = f"{holder} holds it" if str(error) == "database is locked" else error
+            raise UserError(f"{folder} can't be written to ({why}): name another {option}.") from None
         yield
 
 
@@ -303,13 +370,16 @@ def hold_alone(folder, option, holder):
 
 
 def _import_tensorflow_quietly():
-    """Import tensorflow.compat.v1 in graph mode; its start-up messages stay off the screen.
+    """Import tensorflow.compat.v1 and switch it to graph mode, without its start-up messages on the screen.
 
-    Errors are still seen: they come as exceptions.
+    Errors are still seen, since they come as exceptions.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Trainer and judge may share a graphics card: otherwise the first would take all of its memory.
+    # Let the trainer and the judge share a graphics card: without this setting the first of them takes all its memory.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    # The scripts prepare pictures in one thread for each processor.  If numpy started more threads for each product of
+    # matrices, preparing would take one and a half times as long.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with _ending_on_ctrl_c(), _without_stderr():
         import tensorflow.compat.v1
 
@@ -323,7 +393,7 @@ def _without_stderr():
     """Discard what is written to file descriptor 2, where some messages go in spite of TF_CPP_MIN_LOG_LEVEL."""
     try:
         stderr = os.dup(2)
-    except OSError:  # The program was started without one.
+    except OSError:  # The program was started without a descriptor 2.
         yield
         return
     try:
@@ -338,7 +408,7 @@ def _without_stderr():
 @contextlib.contextmanager
 def _ending_on_ctrl_c():
     """Let Ctrl-C end the program without a traceback: within the block there is nothing to save yet."""
-    if threading.current_thread() is not threading.main_thread():  # Only the main thread may set this.
+    if threading.current_thread() is not threading.main_thread():  # Only the main thread may set a signal's handler.
         yield
         return
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -18,6 +18,7 @@ import mnist_generateds  # noqa: E402
 
 # Started in the background, pytest would hand on to the scripts that Ctrl-C is to be ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # Started with nohup, it would hand on that this signal is ignored.
 
 TRAIN, TEST = 3000, 500  # pictures in the small data folder
 TRAIN_RECORDS, TEST_RECORDS = "mnist_train.tfrecords", "mnist_test.tfrecords"
@@ -121,3 +122,20 @@ def model(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("model")
     run("mnist_backward.py", "--data", data, "--model", folder, "--steps", 600, "--save_every", 200, "--seed", 1)
     return folder
+
+
+@pytest.fixture
+def write(monkeypatch, capsys):
+    """Run mnist_generateds.py in this process; returns what it printed, or where it must fail its sentence."""
+
+    def write(*arguments, fails=False):
+        monkeypatch.setattr(sys, "argv", ["mnist_generateds.py", *map(str, arguments)])
+        capsys.readouterr()
+        if fails:
+            with pytest.raises(mnist_forward.UserError) as error:
+                mnist_generateds.main()
+            return str(error.value)
+        mnist_generateds.main()
+        return capsys.readouterr().out
+
+    return write

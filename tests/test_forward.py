@@ -43,6 +43,17 @@ def test_forward_is_the_lecture_s_network_with_its_l2_terms():
     np.testing.assert_allclose(terms, [0.5 * (w**2).sum() / 2 for w in weights[::2]], rtol=1e-4)
 
 
+def test_the_first_weights_are_the_lecture_s():
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tf.set_random_seed(1)
+        mnist_forward.forward(tf.zeros([1, 784]), None)
+        sess.run(tf.global_variables_initializer())
+        w1, b1, w2, b2 = sess.run(tf.trainable_variables())
+    for w in (w1, w2):  # normal, of a standard deviation of 0.1, cut off at twice that
+        assert 0.19 < np.abs(w).max() <= 0.2 and w.std() == pytest.approx(0.088, abs=0.003) and abs(w.mean()) < 0.005
+    assert not b1.any() and not b2.any()
+
+
 def test_forward_adds_no_loss_where_nothing_is_trained():
     with tf.Graph().as_default():
         mnist_forward.forward(tf.zeros([1, 784]), None)
@@ -100,3 +111,51 @@ def test_another_program_s_checkpoint_is_refused(tmp_path):
         saver.save(sess, str(tmp_path / "mnist_model"), global_step=1)
     with pytest.raises(UserError, match="another program's, .kernel. is missing|another program's, .Variable"):
         restored(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model [1]", "model*", "model?"])
+def test_a_model_folder_whose_name_tensorflow_takes_for_a_pattern_is_refused(tmp_path, name):
+    train_like_the_lecture(tmp_path)
+    tmp_path = tmp_path.rename(tmp_path.with_name(name))
+    with pytest.raises(UserError, match=r"has one of \* \? \[ in its path, .*: rename it"):
+        mnist_forward.list_checkpoints(tmp_path)
+
+
+def test_an_error_of_tensorflow_is_told_in_the_line_that_says_what_happened():
+    of_graph = """Graph execution error:
+Detected at node 'save/SaveV2' defined at (most recent call last):
+Node: 'save/SaveV2'
+model/mnist_model-620.data-00000-of-00001; File too large
+\t [[{{node save/SaveV2}}]]"""
+    assert mnist_forward.explain(ValueError(of_graph)) == "model/mnist_model-620.data-00000-of-00001; File too large"
+    assert mnist_forward.explain(ValueError("one line\nmore")) == "one line"
+    assert mnist_forward.explain(ValueError()) == "ValueError"
+
+
+def test_a_text_that_windows_saved_as_utf_16_is_read(tmp_path):
+    (tmp_path / "classes.txt").write_text("猫\r\nb\r\n", encoding="utf-16", newline="")
+    assert mnist_forward.read_class_names(tmp_path) == ["猫", "b"]
+
+
+def test_names_of_classes_may_have_blanks_and_blank_lines_around(tmp_path):
+    (tmp_path / "classes.txt").write_text("\n one \n\ntwo words\n")
+    assert mnist_forward.read_class_names(tmp_path) == ["one", "two words"]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (UserError("It is so: do that."), "It is so: do that."),
+        (OSError(28, "No space left on device"), "Output: No space left on device; make room."),
+        (FileNotFoundError(2, "No such file", "a.txt"), "a.txt: No such file; name another file or folder."),
+        (tf.errors.DataLossError(None, None, "corrupted\nmore"), "TensorFlow stopped: corrupted; put that right and"),
+        (KeyboardInterrupt(), "130"),
+    ],
+)
+def test_what_a_user_can_cause_ends_in_a_sentence_and_a_status(error, sentence):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        mnist_forward.run(main)
+    assert str(end.value.code).startswith(sentence)
