@@ -7,12 +7,17 @@ Run mnist_backward.py first: the newest checkpoint in model/ is restored once.
     python mnist_app.py --json pic/           # the same for programs, one JSON object a line
     python mnist_app.py --look seen/ pic/     # and pictures of what was found, what the network saw, what it answered
 
+The exit status is 0 when every picture got a number, and 3 when some got a sentence instead.  It is 1 when the program
+could not work, for example without a model, and 2 when the command line is wrong.
+
 The file goes from the outside to the inside: conversation and command line; `pre_pic` and `restore_model`; opening a
 picture; finding the digits in it; MNIST's form for each of them; what is no digit; pictures of the answer.
 mnist_generateds.py uses the middle sections, too: it prepares training pictures as this program prepares photos.
 """
 
 import argparse
+import collections
+import contextlib
 import functools
 import glob
 import json
@@ -21,15 +26,16 @@ import os
 import re
 import tempfile
 import textwrap
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import mnist_forward  # Before numpy, since it says with how many threads numpy starts.
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-import mnist_forward
 from mnist_forward import IMAGE_SIDE, INPUT_NODE, MODEL_SAVE_PATH, OUTLINES_FILE, UserError, read_class_names, tf
 
 warnings.filterwarnings("ignore", module="PIL")  # What is wrong with a picture is said in one sentence.
@@ -256,7 +262,7 @@ def export_model(model_dir, export_dir):
         )
     sess, x, y = _restored_network(model_dir)
     frozen = tf.graph_util.convert_variables_to_constants(sess, sess.graph_def, [y.op.name])
-    export_dir.parent.mkdir(parents=True, exist_ok=True)
+    mnist_forward.make_dir(export_dir.parent, "--export")
     with (
         tempfile.TemporaryDirectory(prefix=".export-", dir=export_dir.parent) as part_dir,
         tf.Graph().as_default(),
@@ -288,12 +294,34 @@ def read_picture(path, model_dir):
 
 
 def read_pictures(paths, model_dir):
-    """Yield the Reading of each path, in order; as many pictures are in work as the machine has processors."""
+    """Yield the Reading of each path, in order; several pictures are in work at once."""
     # Both are kept once they are read.  Threads that began without them would each read them anew.
     _restored_network(model_dir)
     _read_outlines(model_dir)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(functools.partial(read_picture, model_dir=model_dir), paths)
+    yield from map_in_threads(functools.partial(read_picture, model_dir=model_dir), paths)
+
+
+def map_in_threads(function, items):
+    """Yield function(item) for each item, in order; each processor that this program may use works on one item.
+
+    No more than a few items are in work at a time, so that a million items need no more memory than ten.
+    """
+    processors = count_processors()
+    futures = collections.deque()
+    with ThreadPoolExecutor(processors) as pool:
+        for item in items:
+            futures.append(pool.submit(function, item))
+            if len(futures) > 2 * processors:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+
+
+def count_processors():
+    """Count the processors that this program may use; in a container they may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):  # Windows and macOS have no such function.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 # ======== Opening a picture
@@ -301,26 +329,74 @@ def read_pictures(paths, model_dir):
 # A picture is read with a longest side of at most this many pixels.  A digit of a twentieth of it is then 50 pixels
 # high, twice what the network sees.
 _LONGEST_SIDE = 1000
-# A picture may decode to at most this many pixels.  A few larger ones at a time would not fit into memory.
+# A picture may have at most this many pixels, and so may all pictures together that threads decode at the same time,
+# since more might not fit into memory.
 _MOST_PIXELS = 100_000_000
+# Formats of telephones and cameras that Pillow does not read.  In a folder they count as pictures all the same, so that
+# they are refused by name and not left out without a word.
+_UNREADABLE_PHOTOS = {".heic", ".heif", ".hif", ".jxl", ".dng"}
 
 
 def open_picture(path):
     """The picture at `path` as float32 [h, w, 3] in 0..1, upright, at most _LONGEST_SIDE long; raises PictureError."""
+    if os.path.isdir(path):
+        raise PictureError("is a folder without pictures: name a picture, or put some there.")
     Image.init()
     harmless = [name for name in Image.ID if name != "EPS"]  # For PostScript Pillow would start another program.
     try:
         with Image.open(path, formats=harmless) as image:
             image.draft("RGB", (2 * _LONGEST_SIDE, 2 * _LONGEST_SIDE))  # A JPEG is decoded at a fraction of its size.
             if image.width * image.height > _MOST_PIXELS:
-                raise Image.DecompressionBombError(f"more than {_MOST_PIXELS} pixels")
-            ImageOps.exif_transpose(image, in_place=True)
-            rgb = _to_rgb(image)
+                raise Image.DecompressionBombError
+            with _pixel_budget.spend(image.width * image.height):
+                return _decode(image)
+    except Image.DecompressionBombError:
+        raise PictureError(f"has more than {_MOST_PIXELS} pixels: scale it down.") from None
     except Exception as error:  # A damaged file makes Pillow trip over anything.
-        why = getattr(error, "strerror", None) or _first_words(error)
-        raise PictureError(f"can't be read ({why}): check the path, or save it again as PNG or JPEG.") from None
-    rgb.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return np.asarray(rgb, np.float32) / 255
+        raise PictureError(_explain(path, error)) from None
+
+
+class _PixelBudget:
+    """A number of pixels that threads share, so that the pictures which they decode at one time fit into memory."""
+
+    def __init__(self, pixels):
+        self.left = pixels
+        self.changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def spend(self, pixels):
+        """Take a number of pixels for the length of the block, after waiting until as many are left."""
+        with self.changed:
+            self.changed.wait_for(lambda: pixels <= self.left)
+            self.left -= pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.left += pixels
+                self.changed.notify_all()
+
+
+_pixel_budget = _PixelBudget(_MOST_PIXELS)
+
+
+def _decode(image):
+    """An opened Pillow image as open_picture returns it."""
+    ImageOps.exif_transpose(image, in_place=True)
+    image = _to_8_bits(image)
+    image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return np.asarray(image.convert("RGB"), np.float32) / 255
+
+
+def _explain(path, error):
+    """Why a picture can't be opened, and what cures that, as the text of a PictureError."""
+    suffix = os.path.splitext(path)[1].lower()
+    if getattr(error, "strerror", None):
+        return f"can't be read ({error.strerror}): check the path."
+    if suffix in _UNREADABLE_PHOTOS:
+        cure = "save it as JPEG; an iPhone does so by Settings, Camera, Formats, Most Compatible"
+        return f"can't be read (Pillow does not know {suffix}): {cure}."
+    return f"can't be read ({_first_words(error)}): save it again as PNG or JPEG."
 
 
 def _first_words(error):
@@ -328,8 +404,8 @@ def _first_words(error):
     return " ".join(str(error).split()).partition(" file '")[0] or type(error).__name__
 
 
-def _to_rgb(image):
-    """A Pillow image of any mode as mode RGB."""
+def _to_8_bits(image):
+    """A Pillow image of any mode as mode L or RGB, 8 bits a channel."""
     if image.mode[0] in "IF":
         return _from_deep_levels(image)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
@@ -338,10 +414,15 @@ def _to_rgb(image):
 
 
 def _from_deep_levels(image):
-    """An image of 16 or 32 bits a pixel as RGB: these have no agreed white, so their own range is black to white."""
-    values = np.clip(np.nan_to_num(np.asarray(image, np.float32)), -1e9, 1e9)
-    levels = (values - values.min()) / max(np.ptp(values), 1e-9) * 255
-    return Image.fromarray(np.uint8(levels)).convert("RGB")
+    """An image of 16 or 32 bits a pixel as mode L: these have no agreed white, so their own range is black to white."""
+    # All in place, since such an image may fill the memory.
+    levels = np.array(image, np.float32)
+    np.nan_to_num(levels, copy=False)
+    np.clip(levels, -1e9, 1e9, out=levels)
+    levels -= levels.min()
+    levels /= max(levels.max(), 1e-9)
+    levels *= 255
+    return Image.fromarray(levels.astype(np.uint8))
 
 
 def _from_transparent(image):
@@ -964,19 +1045,24 @@ _CONTACT_SHEET_PICTURES = 60
 
 
 class _Album:
-    """A folder with a picture of each reading, and a contact sheet of every 60 of them."""
+    """A folder with a picture of each reading, and a contact sheet of every 60 of them.
 
-    def __init__(self, look_dir):
+    Raises UserError where the folder can't be made.
+    """
+
+    def __init__(self, look_dir, class_names):
+        mnist_forward.make_dir(look_dir, "--look")
         self.look_dir = look_dir
+        self.drawn_names = dict(zip(class_names, name_in_pictures(class_names), strict=True))
         self.count = 0
         self.cells = []
 
     def add(self, reading):
         """Save the picture of a Reading, and the contact sheet once it is full."""
         self.count += 1
-        name = Path(reading.path).name
-        save_picture(_draw_reading(reading), self.look_dir / f"{self.count:04d}-{Path(name).stem[:80]}.png")
-        caption = draw_text(f"{name[-60:]}: {reading.answer}", 200)
+        reading = reading._replace(answer=_rename_classes(reading.answer, self.drawn_names))
+        save_picture(_draw_reading(reading), self.look_dir / f"{self.count:04d}-{shorten_stem(reading.path)}.png")
+        caption = draw_text(f"{Path(reading.path).name[-60:]}: {reading.answer}", 200)
         self.cells.append(arrange_in_grid([draw_boxes(reading.path, reading.boxes, 200), caption], columns=1))
         if len(self.cells) == _CONTACT_SHEET_PICTURES:
             self.save_sheet()
@@ -987,6 +1073,19 @@ class _Album:
             first = self.count - len(self.cells) + 1
             save_picture(arrange_in_grid(self.cells, columns=6), self.look_dir / f"contact-sheet-{first:04d}.png")
         self.cells = []
+
+
+def _rename_classes(answer, drawn_names):
+    """An Answer with other names of the classes, {name: drawn name}."""
+    if all(name == drawn for name, drawn in drawn_names.items()):
+        return answer
+    guesses = [tuple((drawn_names[name], probability) for name, probability in some) for some in answer.guesses]
+    return answer._replace(number=" ".join(some[0][0] for some in guesses), guesses=tuple(guesses))
+
+
+def shorten_stem(path):
+    """The name of a file without its ending, cut to 80 bytes: with more added it must stay below 255 bytes."""
+    return os.fsencode(Path(path).stem)[:80].decode(errors="ignore")
 
 
 def _draw_reading(reading):
@@ -1027,13 +1126,72 @@ def draw_digit(pixels, caption, side=84):
 
 def draw_text(text, width, size=13, ground="white"):
     """An RGB picture of the text, in lines of about `width` pixels: of that width, or of its widest line's."""
-    font = ImageFont.load_default(size)
+    font = _find_font(text, size)
+    if not font:
+        font = ImageFont.load_default(size)
+        text = "".join(character if _has_glyph(font, character) else "?" for character in text)
+    # A letter is about half as wide as high, a Chinese character as wide as high.
+    character_width = size / 2 if max(text, default="") < "\u3000" else size
     # A space that does not break a line is drawn as any other.
-    lines = textwrap.fill(text, max(1, 2 * width // size)).replace("\xa0", " ")
+    lines = textwrap.fill(text, max(1, int(width / character_width))).replace("\xa0", " ")
     right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((2, 2), lines, font)[2:]
     image = Image.new("RGB", (max(width, int(right) + 2), int(bottom) + 4), ground)
     ImageDraw.Draw(image).multiline_text((2, 2), lines, "black", font)
     return image
+
+
+# Pillow's own font has only the characters of English.  The fonts in these files have Chinese ones, too; nearly every
+# system comes with one of them.
+_SYSTEM_FONTS = (
+    # Windows
+    "msyh.ttc",
+    "simhei.ttf",
+    "simsun.ttc",
+    # macOS
+    "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
+    "STHeiti Medium.ttc",
+    "Arial Unicode.ttf",
+    # Linux; the last one has no Chinese, but Greek, Russian and accents
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansSC-Regular.otf",
+    "SourceHanSansSC-Regular.otf",
+    "wqy-microhei.ttc",
+    "wqy-zenhei.ttc",
+    "DroidSansFallbackFull.ttf",
+    "uming.ttc",
+    "DejaVuSans.ttf",
+)
+
+
+def name_in_pictures(class_names):
+    """The names that stand in pictures for the classes: a class's number where no font has its name's characters."""
+    return [name if _find_font(name, 13) else str(number) for number, name in enumerate(class_names)]
+
+
+def _find_font(text, size):
+    """The first font that has all characters of a text, Pillow's own or one of the system's; None if no font has."""
+    for name in (None, *_SYSTEM_FONTS):
+        font = _load_font(name, size)
+        if font and all(_has_glyph(font, character) for character in text):
+            return font
+    return None
+
+
+@functools.cache
+def _load_font(name, size):
+    """The font of a file of this name in the system's folders of fonts, or None; for the name None Pillow's own."""
+    try:
+        return ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
+    except OSError:
+        return None
+
+
+@functools.cache
+def _has_glyph(font, character):
+    """Whether a font has a character.  One that a font has not is drawn as an empty box, like what is no character."""
+    no_character = "\U0010ffff"
+    return character.isspace() or bytes(font.getmask(character)) != bytes(font.getmask(no_character))
 
 
 def arrange_in_grid(images, columns):
