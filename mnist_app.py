@@ -43,6 +43,8 @@ warnings.filterwarnings("ignore", module="PIL")  # What is wrong with a picture 
 
 # ======== Conversation and command line
 
+NOT_ALL_ANSWERED = 3  # exit status: at least one picture got a sentence instead of a number
+
 
 def application(model_dir=MODEL_SAVE_PATH):
     """The lecture's conversation: how many pictures, then each path and its answer.  Returns the exit status."""
@@ -58,7 +60,7 @@ def application(model_dir=MODEL_SAVE_PATH):
                 answer = Answer(error=str(error))
             if answer.error:
                 print(f"{path}: {answer.error}")
-                status = 1
+                status = NOT_ALL_ANSWERED
             else:
                 print(f"The prediction number is: {answer.number}")
                 print(f"({answer.confidence:.1%} sure)")
@@ -117,13 +119,13 @@ def main():
 def _answer_arguments(args):
     """Print one line for each picture that the command line names; returns the exit status."""
     status = 0
-    album = _Album(args.look) if args.look else None
+    album = _Album(args.look, read_class_names(args.model)) if args.look else None
     for reading in read_pictures(list_pictures(args.pictures), args.model):
         if album:
             album.add(reading)
         print(_as_json(reading) if args.json else f"{reading.path}: {reading.answer}", flush=True)
         if reading.answer.error:
-            status = 1
+            status = NOT_ALL_ANSWERED
     if album:
         album.save_sheet()
     return status
@@ -144,6 +146,7 @@ def _as_json(reading):
 def list_pictures(arguments):
     """Yield the path of each picture that the arguments name: files, folders and patterns such as `pic/*.png`."""
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
+    suffixes |= _UNREADABLE_PHOTOS
     for argument in arguments:
         found = []
         if os.path.isdir(argument):

@@ -18,7 +18,7 @@ from test_preparation import drawn, on_paper
 
 import mnist_app
 import mnist_forward
-from mnist_forward import UserError, tf
+from mnist_forward import DIGITS, UserError, tf
 
 PIC = ROOT / "pic"
 # Letters and drawings that no digit resembles, as strokes from (0, 0) to (1, 1).
@@ -84,7 +84,7 @@ def test_odd_answers_are_asked_again_with_a_sentence(talk, tmp_path):
     assert said.count("That is no path") == 1
     assert said.count("The prediction number is: 1") == 2
     assert "gone.png: can't be read (No such file or directory): check the path" in said
-    assert status == 1
+    assert status == 3
 
 
 @pytest.mark.parametrize("typed", [[], ["2", str(PIC / "1.png")]])
@@ -125,7 +125,7 @@ def test_many_pictures_with_bad_ones_among_them(model, tmp_path):
     ]
     arguments = ["mnist_app.py", "--model", model, "--json", *map(os.fsdecode, given)]
     done = subprocess.run(command(*arguments), capture_output=True, encoding="utf-8", timeout=60)
-    assert done.returncode == 1 and done.stderr == ""
+    assert done.returncode == 3 and done.stderr == ""
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     pictures = [folder / "a.png", folder / "b.png", *given[1:4], PIC / "1.png", PIC / "2.png", given[5]]
     assert [answer["picture"] for answer in answers] == [str(path) for path in pictures]
@@ -138,7 +138,7 @@ def test_many_pictures_with_bad_ones_among_them(model, tmp_path):
 
     done = subprocess.run(command(*[a for a in arguments if a != "--json"]), capture_output=True, timeout=60)
     lines = done.stdout.decode().splitlines()
-    assert done.returncode == 1 and len(lines) == len(answers)
+    assert done.returncode == 3 and len(lines) == len(answers)
     assert lines[0].startswith(f"{folder / 'a.png'}: 1 (")
 
 
@@ -303,7 +303,7 @@ def test_a_picture_and_a_model_without_permission_are_refused(model, tmp_path):
     picture = shutil.copy(PIC / "1.png", tmp_path / "mine.png")
     os.chmod(picture, 0)
     done = run_without_privileges("mnist_app.py", "--model", tmp_path / "model", picture, PIC / "1.png")
-    assert done.returncode == 1 and done.stderr == ""
+    assert done.returncode == 3 and done.stderr == ""
     assert "mine.png: can't be read (Permission denied)" in done.stdout and "1.png: 1 (" in done.stdout
     os.chmod(tmp_path / "model", 0)
     done = run_without_privileges("mnist_app.py", "--model", tmp_path / "model", PIC / "1.png")
@@ -351,7 +351,7 @@ def test_looking_saves_a_picture_of_each_answer_and_a_contact_sheet(model, tmp_p
         PIC / "3.png",
         PIC / "number.png",
         tmp_path / "line.png",
-        status=1,
+        status=3,
     )
     names = sorted(path.name for path in seen.iterdir())
     assert names == ["0001-3.png", "0002-number.png", "0003-line.png", "contact-sheet-0001.png"]
@@ -361,3 +361,160 @@ def test_looking_saves_a_picture_of_each_answer_and_a_contact_sheet(model, tmp_p
     assert red.any(1).sum() > 50 and red.any(0).sum() > 50, "a box round the digit"
     for edge in (pixels[:4], pixels[-4:], pixels[:, :4], pixels[:, -4:]):
         assert (edge == 255).all(), "nothing is cut off at the edges"
+
+
+def test_a_file_in_place_of_a_folder_is_said_before_any_picture_is_read(model, monkeypatch, capsys, tmp_path):
+    file = tmp_path / "seen"
+    file.touch()
+    with pytest.raises(UserError, match=r"seen can't be a folder \(a file has that name\): name another --look"):
+        run_main(monkeypatch, capsys, "--model", model, "--look", file, PIC / "1.png")
+    with pytest.raises(UserError, match=r"seen can't be a folder \(a file has that name\): name another --export"):
+        run_main(monkeypatch, capsys, "--model", model, "--export", file / "1")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_path_in_the_home_folder_may_be_typed_with_a_tilde(model, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(PIC / "1.png", tmp_path / "mine.png")
+    monkeypatch.setattr("sys.stdin", io.StringIO("1\n~/mine.png\n"))
+    assert "The prediction number is: 1\n" in run_main(monkeypatch, capsys, "--model", model)
+
+
+def readings(count, path=PIC / "1.png", answer=None):
+    return [mnist_app.Reading(str(path), answer or mnist_app.Answer(error=f"{i}.")) for i in range(count)]
+
+
+def test_every_answer_is_on_a_contact_sheet(monkeypatch, tmp_path):
+    sheets = []
+    monkeypatch.setattr(mnist_app, "save_picture", lambda image, path: sheets.append(path.name))
+    monkeypatch.setattr(mnist_app, "open_picture", lambda path: np.ones((30, 40, 3), np.float32))
+    captions = []
+    blank = Image.new("RGB", (9, 9))
+    monkeypatch.setattr(mnist_app, "draw_text", lambda text, *_, **__: captions.append(text) or blank)
+    album = mnist_app._Album(tmp_path, DIGITS)
+    for reading in readings(125):
+        album.add(reading)
+    album.save_sheet()
+    album.save_sheet()
+    assert [name for name in sheets if "sheet" in name] == [f"contact-sheet-{i:04d}.png" for i in (1, 61, 121)]
+    assert captions[1::2] == [f"1.png: {i}." for i in range(125)], "a title and a caption each"
+
+
+def test_boxes_are_drawn_round_the_digits_at_any_scale(tmp_path):
+    Image.new("RGB", (400, 200), "white").save(tmp_path / "sheet.png")
+    for side in (100, 400, 800):
+        shown = np.asarray(mnist_app.draw_boxes(tmp_path / "sheet.png", np.array([[100.0, 40, 300, 160]]), side))
+        rows, columns = np.nonzero((shown == (255, 0, 0)).all(2))
+        scale = side / 400
+        expected = np.array([100, 40, 300, 160]) * scale
+        assert np.abs([columns.min(), rows.min(), columns.max(), rows.max()] - expected).max() <= 1
+        assert shown.shape[:2] == (round(200 * scale), side)
+
+
+def test_the_box_of_a_small_picture_lies_round_its_ink(digits, tmp_path):
+    (_, (images, _)) = digits
+    for i in range(20):
+        Image.fromarray(images[i]).save(tmp_path / "digit.png")
+        _, [box] = mnist_app.pre_pic(tmp_path / "digit.png", return_boxes=True)
+        rows, columns = np.flatnonzero((images[i] > 100).any(1)), np.flatnonzero((images[i] > 100).any(0))
+        ink = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        assert np.abs(box - ink).max() <= 1.5
+
+
+def test_each_digit_is_shown_over_its_own_guesses(monkeypatch):
+    shown = []
+
+    def draw_digit(pixels, caption, side):
+        shown.append((round(float(pixels[0]), 1), caption))
+        return Image.new("RGB", (side, side))
+
+    monkeypatch.setattr(mnist_app, "draw_digit", draw_digit)
+    pixels = np.repeat(np.float32([[0.2], [0.6]]), 784, axis=1)
+    reading = mnist_app.Reading(str(PIC / "1.png"), mnist_app.Answer("42", 0.72, GUESSES), pixels, np.zeros((2, 4)))
+    mnist_app._draw_reading(reading)
+    assert shown == [
+        (0.2, "4:\xa090.0%, 9:\xa010.0%, 1:\xa00.0%"),
+        (0.6, "2:\xa080.0%, 7:\xa020.0%, 3:\xa00.0%"),
+    ]
+
+
+def test_a_long_name_that_is_not_ascii_can_be_looked_at(tmp_path):
+    picture = tmp_path / f"{'猫' * 80}.png"
+    shutil.copy(PIC / "1.png", picture)
+    album = mnist_app._Album(tmp_path / "seen", DIGITS)
+    album.add(readings(1, picture)[0])
+    [saved] = (tmp_path / "seen").iterdir()
+    assert saved.name == f"0001-{'猫' * 26}.png"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--json"], ["--look", "seen"], ["--export", "a", "1.png"], ["--export", "a", "--json"]]
+)
+def test_options_that_do_not_fit_together_are_refused(monkeypatch, capsys, arguments):
+    with pytest.raises(SystemExit) as end:
+        run_main(monkeypatch, capsys, *arguments)
+    assert end.value.code == 2
+
+
+def test_without_a_model_nothing_is_asked(monkeypatch, tmp_path):
+    monkeypatch.setattr("builtins.input", lambda question: pytest.fail(question))
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        mnist_app.application(tmp_path)
+
+
+# ---- names in pictures
+
+
+@pytest.fixture
+def fonts(monkeypatch):
+    """Let the system have just the fonts that are put into this {file name: its characters}."""
+    fonts = {}
+
+    real = mnist_app.ImageFont.truetype
+
+    def truetype(name, size, **options):
+        if not isinstance(name, str):
+            return real(name, size, **options)  # Pillow's own font
+        if name not in fonts:
+            raise OSError("cannot open resource")
+        return Font(name)
+
+    class Font:
+        def __init__(self, name):
+            self.name = name
+
+        def getmask(self, character):
+            return b"glyph" if character in fonts[self.name] else b"box"
+
+    monkeypatch.setattr(mnist_app.ImageFont, "truetype", truetype)
+    for function in (mnist_app._load_font, mnist_app._has_glyph):
+        function.cache_clear()
+    yield fonts
+    for function in (mnist_app._load_font, mnist_app._has_glyph):
+        function.cache_clear()
+
+
+def test_chinese_names_take_a_font_of_the_system_that_has_them(fonts):
+    fonts.update({"msyh.ttc": "犬", "wqy-microhei.ttc": "猫犬 "})
+    assert mnist_app._find_font("猫", 13).name == "wqy-microhei.ttc"
+    assert mnist_app._find_font("犬", 13).name == "msyh.ttc", "the first that has it"
+    assert not hasattr(mnist_app._find_font("cat", 13), "name"), "Pillow's own"
+    assert mnist_app.name_in_pictures(["cat", "猫", "鸟"]) == ["cat", "猫", "2"]
+
+
+def test_without_such_a_font_a_class_has_its_number_and_other_texts_question_marks(fonts, monkeypatch, tmp_path):
+    texts = []
+    monkeypatch.setattr(mnist_app, "draw_text", lambda text, *_, **__: texts.append(text) or Image.new("RGB", (9, 9)))
+    guesses = (("鸟", 0.9), ("cat", 0.1), ("猫", 0.0))
+    reading = readings(1, answer=mnist_app.Answer("鸟", 0.9, (guesses,)))[0]._replace(pixels=np.zeros((1, 784)))
+    mnist_app._Album(tmp_path, ["cat", "猫", "鸟"]).add(reading)
+    assert texts[:2] == ["2:\xa090.0%, cat:\xa010.0%, 1:\xa00.0%", "1.png: 2 (90.0%)"]
+
+
+def test_text_fits_its_width(fonts):
+    for text in ("4: 90.0%, 9: 10.0%, 1: 0.0%", "4:\xa090.0%, 9:\xa010.0%, 1:\xa00.0%"):
+        assert mnist_app.draw_text(text, 112).size == (112, 38), "two lines"
+
+
+def test_a_text_that_no_font_has_is_drawn_with_question_marks(fonts):
+    assert mnist_app.draw_text("a 猫 b", 100).tobytes() == mnist_app.draw_text("a ? b", 100).tobytes()
