@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 import mnist_forward
-from mnist_app import arrange_in_grid, draw_digit, draw_text, save_picture
+from mnist_app import arrange_in_grid, draw_digit, draw_text, name_in_pictures, save_picture
 from mnist_forward import DATA_PATH, MODEL_SAVE_PATH, UserError, read_class_names, tf
 from mnist_generateds import TEST_SET, WORLD_TEST_SET, get_tfrecord
 
@@ -29,30 +29,40 @@ TEST_BATCH = 1000  # pictures that the network sees at once; lecture: all 10,000
 def test(model_dir, data_dir, once=False, look_dir=None, test_set=TEST_SET):
     """Judge the newest checkpoint of a model folder and then, unless `once`, every new one, for ever.
 
-    Saves in the folder `look_dir`, if it is given, what was wrong.  Raises UserError as restore_newest does, and where
-    `once` finds no checkpoint.
+    Args:
+      model_dir: the folder of the checkpoints, a Path.
+      data_dir: the folder of the records, a Path.
+      once: whether to end after the newest checkpoint.
+      look_dir: the folder for pictures of what was wrong, or None.
+      test_set: which test set, TEST_SET or WORLD_TEST_SET.
+
+    Raises UserError as restore_newest does, and where `once` finds no checkpoint.
     """
+    if look_dir:
+        mnist_forward.make_dir(look_dir, "--look")
     with tf.Graph().as_default():
+        # The graph, as in the lecture: the queue of the test pictures, and the network with the averaged weights.
         x, y_ = get_tfrecord(TEST_BATCH, isTrain=False, data_dir=data_dir, test_set=test_set)
         scores, restorable = mnist_forward.build_averaged_network(x, len(read_class_names(data_dir)))
         batch = [x, y_, tf.nn.softmax(scores)]
         event_dir = model_dir / ("test" if test_set == TEST_SET else test_set)
-        seen = None  # the newest checkpoint when one was last judged
-        judged = None  # the one that was judged
         if not once and not mnist_forward.list_checkpoints(model_dir):
             print(f"No checkpoint in {model_dir} yet: waiting for mnist_backward.py to save one.", flush=True)
+        # The checkpoint that was judged need not be the one that was the newest just before: that one may be damaged,
+        # or the trainer may have saved another meanwhile.  Neither of the two is judged again.
+        last_newest = None
+        last_judged = None
         while True:
             newest = _identify_newest(model_dir)
-            # What was judged is not always what was seen: a newer one was saved meanwhile, or the newest is damaged.
-            if newest and newest not in (seen, judged):
+            if newest and newest not in (last_newest, last_judged):
                 mnist_forward.require_same_classes(model_dir, data_dir)
                 result = judge(model_dir, restorable, batch, event_dir)
                 if result:
-                    seen = newest
-                    judged = result.checkpoint
+                    last_newest = newest
+                    last_judged = result.checkpoint
                     if look_dir:
                         save_look(result, read_class_names(data_dir), look_dir)
-            if once and not judged:
+            if once and not last_judged:
                 raise UserError(f"{model_dir} holds no checkpoint: run mnist_backward.py first.")
             if once:
                 return
@@ -60,26 +70,26 @@ def test(model_dir, data_dir, once=False, look_dir=None, test_set=TEST_SET):
 
 
 def _identify_newest(model_dir):
-    """The newest checkpoint of a folder as _identify has it, or None."""
+    """The newest checkpoint of a folder, as _identify returns it, or None."""
     paths = mnist_forward.list_checkpoints(model_dir)
     return _identify(paths[0]) if paths else None
 
 
 def _identify(path):
-    """A checkpoint's path and the time when it was saved, since a step may be trained anew under the same name."""
+    """Returns (path of a checkpoint, time when it was saved): a step that is trained anew has the same path again."""
     try:
         return path, os.path.getmtime(f"{path}.index")
-    except OSError:  # It is named, but its files are gone.
+    except OSError:  # The file `checkpoint` names it, but its own files are gone.
         return path, 0.0
 
 
 class Judged(NamedTuple):
-    """What the network of a checkpoint says of the n test pictures."""
+    """What the network of a checkpoint answers for the n test pictures."""
 
-    checkpoint: tuple  # its path and time, as _identify has them
-    truth: np.ndarray  # their classes, int [n]
-    answers: np.ndarray  # the likeliest classes, int [n]
-    confidence: np.ndarray  # the probabilities of these, float32 [n]
+    checkpoint: tuple  # path and time of the checkpoint, as _identify returns them
+    truth: np.ndarray  # the true classes of the pictures, int [n]
+    answers: np.ndarray  # the network's answers, the likeliest classes, int [n]
+    confidence: np.ndarray  # the probabilities of the answers, float32 [n]
     mistaken: np.ndarray  # the m pictures whose answer is wrong, float32 [m, 784]
 
 
@@ -87,19 +97,22 @@ def judge(model_dir, restorable, batch, event_dir):
     """Judge the newest whole checkpoint of a folder on each test picture exactly once, and print its accuracy.
 
     Args:
-      model_dir: the folder.
-      restorable: of the network.
-      batch: the tensors of the next pictures, their labels and the network's probabilities.
-      event_dir: where TensorBoard's event file gets the accuracy, too.
+      model_dir: the folder of the checkpoints, a Path.
+      restorable: the Restorable of the network.
+      batch: the tensors of the next pictures, float32 [k, 784], of their labels, one-hot, float32 [k, classes], and of
+        the network's probabilities, float32 [k, classes].
+      event_dir: the folder of the event file in which TensorBoard finds the accuracy.
 
     Returns a Judged, or None where there is no checkpoint.
     """
     with tf.Session() as sess:  # A new session, so that the queue begins again at the first picture.
+        # The lecture's way: restore the averaged weights of the newest checkpoint, ...
         path = mnist_forward.restore_newest(sess, restorable, model_dir)
         if path is None:
             return None
         sess.run(tf.local_variables_initializer())
         judged = Judged(_identify(path), *_answer_all(sess, batch))
+    # ... compute the accuracy, and print it with the step that stands in the checkpoint's name.
     accuracy = float((judged.truth == judged.answers).mean())
     step = mnist_forward.get_step(path)
     print(f"After {step} training step(s), test accuracy = {accuracy:g}", flush=True)
@@ -113,6 +126,7 @@ def judge(model_dir, restorable, batch, event_dir):
 def _answer_all(sess, batch):
     """Run the queue to its end; returns the arrays of a Judged: truth, answers, confidence, mistaken."""
     parts = []
+    # The lecture's frame round a queue: a coordinator, and the threads that fill the queue.
     coord = tf.train.Coordinator()
     threads = tf.train.start_queue_runners(sess=sess, coord=coord)
     try:
@@ -122,7 +136,7 @@ def _answer_all(sess, batch):
             answers = y.argmax(axis=1)
             parts.append((truth, answers, y.max(axis=1), x[truth != answers]))
     except tf.errors.OutOfRangeError:
-        pass  # Every picture was seen.
+        pass  # The network has seen every picture once.
     finally:
         coord.request_stop()
         coord.join(threads)
@@ -130,14 +144,20 @@ def _answer_all(sess, batch):
 
 
 MOST_SHOWN = 200  # wrong pictures on one sheet
+# With more classes than these the matrix is too large for a picture.  The picture then has a line for each of the pairs
+# of classes that are most often confused, at most so many.
+MOST_CLASSES = 30
+MOST_PAIRS = 100
 
 
 def save_look(judged, class_names, look_dir):
-    """Save in a folder what was wrong, as wrong.png, confusion.png and confusion.txt."""
-    save_picture(_draw_mistakes(judged, class_names), look_dir / "wrong.png")
+    """Save in a folder what was wrong: the pictures in wrong.png, the numbers in confusion.png and confusion.txt."""
+    drawn_names = name_in_pictures(class_names)
+    save_picture(_draw_mistakes(judged, drawn_names), look_dir / "wrong.png")
     matrix = np.zeros((len(class_names), len(class_names)), int)
     np.add.at(matrix, (judged.truth, judged.answers), 1)
-    save_picture(_draw_confusion(matrix, class_names), look_dir / "confusion.png")
+    draw_confusion = _draw_confusion if len(class_names) <= MOST_CLASSES else _draw_worst_pairs
+    save_picture(draw_confusion(matrix, drawn_names), look_dir / "confusion.png")
     with mnist_forward.write_whole(look_dir / "confusion.txt") as part:
         part.write_text(_format_confusion(matrix, class_names), encoding="utf-8")
 
@@ -170,15 +190,28 @@ def _format_confusion(matrix, class_names):
 
 
 def _draw_confusion(matrix, class_names):
-    """An RGB picture of the confusion matrix, the redder the more mistakes."""
+    """An RGB picture of the confusion matrix; the more mistakes a cell counts, the redder it is."""
     mistakes = matrix - np.diag(np.diag(matrix))
     paleness = 255 - 200 * mistakes // max(1, mistakes.max())
-    paleness = np.pad(paleness, ((1, 0), (1, 0)), constant_values=255)  # for the headings
+    paleness = np.pad(paleness, ((1, 0), (1, 0)), constant_values=255)  # The headings are white.
     cells = []
     for row, levels in zip(_tabulate_confusion(matrix, class_names), paleness.tolist(), strict=True):
         for value, level in zip(row, levels, strict=True):
             cells.append(draw_text(str(value), 60, ground=(255, level, level)))
     return arrange_in_grid(cells, columns=len(class_names) + 1)
+
+
+def _draw_worst_pairs(matrix, class_names):
+    """An RGB picture of the largest numbers of mistakes in the confusion matrix, one a line."""
+    mistakes = matrix - np.diag(np.diag(matrix))
+    lines = []
+    for place in np.argsort(-mistakes, axis=None, kind="stable")[:MOST_PAIRS]:
+        truth, answer = np.unravel_index(place, matrix.shape)
+        count = mistakes[truth, answer]
+        if count:
+            text = f"{count} of {matrix[truth].sum()} {class_names[truth]} were taken for {class_names[answer]}"
+            lines.append(draw_text(text, 400))
+    return arrange_in_grid(lines or [draw_text("Nothing was wrong.", 400)], columns=1)
 
 
 def main():

@@ -10,18 +10,23 @@ import pytest
 from conftest import TEST, restore_newest, run, start
 from PIL import Image
 
+import mnist_app
 import mnist_forward
 import mnist_test
 from mnist_forward import UserError, tf
 
 
-def accuracy_in_numpy(checkpoint, images, labels):
+def scores_in_numpy(checkpoint, images):
     w1, b1, w2, b2 = (
         tf.train.load_variable(checkpoint, f"{name}/ExponentialMovingAverage")
         for name in ("Variable", "Variable_1", "Variable_2", "Variable_3")
     )
     x = images.reshape(-1, 784).astype("f") / 255
-    return ((np.maximum(x @ w1 + b1, 0) @ w2 + b2).argmax(1) == labels).mean()
+    return np.maximum(x @ w1 + b1, 0) @ w2 + b2
+
+
+def accuracy_in_numpy(checkpoint, images, labels):
+    return (scores_in_numpy(checkpoint, images).argmax(1) == labels).mean()
 
 
 def event_tags(folder):
@@ -79,11 +84,24 @@ def test_it_waits_judges_what_is_new_and_ends_quietly(data, model, tmp_path):
 
 
 def test_a_checkpoint_is_judged_only_once(data, model, monkeypatch, capsys):
+    waited = []
     polls = iter(range(2))
-    monkeypatch.setattr(mnist_test, "time", types.SimpleNamespace(sleep=lambda _: next(polls)))
+    sleep = types.SimpleNamespace(sleep=lambda seconds: waited.append(seconds) or next(polls))
+    monkeypatch.setattr(mnist_test, "time", sleep)
     with pytest.raises(StopIteration):  # in the third poll
         mnist_test.test(model, data)
     assert capsys.readouterr().out.count("test accuracy") == 1
+    assert waited == [5, 5, 5]
+
+
+def test_where_the_newest_is_damaged_the_one_before_is_judged_only_once(data, model, tmp_path, monkeypatch, capsys):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    (copy / "mnist_model-600.data-00000-of-00001").write_bytes(b"damaged")
+    polls = iter(range(2))
+    monkeypatch.setattr(mnist_test, "time", types.SimpleNamespace(sleep=lambda _: next(polls)))
+    with pytest.raises(StopIteration):
+        mnist_test.test(copy, data)
+    assert capsys.readouterr().out.count("After 400 training step(s), test accuracy") == 1
 
 
 def test_a_step_that_was_trained_anew_is_judged_again(data, model, tmp_path, monkeypatch, capsys):
@@ -117,3 +135,102 @@ def test_a_checkpoint_deleted_before_it_is_read_is_no_error(data, model, tmp_pat
 
 def test_polls_beside_a_trainer_that_saves_at_every_step(data, tmp_path):
     assert long_polls.poll_beside_trainer(data, tmp_path, 40) == []
+
+
+def test_the_averaged_weights_are_judged_not_the_last_ones(data, tmp_path, digits, monkeypatch, capsys):
+    (_, (images, labels)) = digits
+    rng = np.random.default_rng(1)
+    shapes = [784, 500], [500], [500, 10], [10]
+    with tf.Graph().as_default(), tf.Session() as sess:
+        variables = [tf.Variable(rng.normal(0, 0.1, shape).astype("f")) for shape in shapes]
+        averages = tf.train.ExponentialMovingAverage(0.0)
+        average_op = averages.apply(variables)
+        sess.run(tf.global_variables_initializer())
+        sess.run(average_op)
+        sess.run([variable.assign(-variable) for variable in variables])
+        tf.train.Saver().save(sess, str(tmp_path / "mnist_model"), global_step=7)
+    expected = accuracy_in_numpy(str(tmp_path / "mnist_model-7"), images[:TEST], labels[:TEST])
+    judged = []
+    monkeypatch.setattr(mnist_test, "save_look", lambda result, names, look_dir: judged.append(result))
+    mnist_test.test(tmp_path, data, once=True, look_dir=tmp_path / "look")
+    scores = scores_in_numpy(str(tmp_path / "mnist_model-7"), images[:TEST])
+    probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    [result] = judged
+    np.testing.assert_array_equal(result.truth, labels[:TEST])
+    np.testing.assert_array_equal(result.answers, scores.argmax(1))
+    np.testing.assert_allclose(result.confidence, probabilities.max(1), atol=1e-5)
+    wrong = images[:TEST][scores.argmax(1) != labels[:TEST]]
+    np.testing.assert_allclose(result.mistaken * 255, wrong.reshape(-1, 784), atol=1e-3)
+    assert capsys.readouterr().out == f"After 7 training step(s), test accuracy = {expected:g}\n"
+    [accuracy] = [
+        (event.step, value.simple_value)
+        for path in (tmp_path / "test").glob("events.*")
+        for event in tf.train.summary_iterator(str(path))
+        for value in event.summary.value
+    ]
+    assert accuracy == (7, pytest.approx(expected)), "TensorBoard shows it at its step"
+
+
+@pytest.fixture
+def captions(monkeypatch):
+    """The texts that are drawn from now on, each with its ground, as [(text, ground), ...]."""
+    captions = []
+
+    def draw_text(text, width, size=13, ground="white"):
+        captions.append((text, ground))
+        return Image.new("RGB", (width, size), ground)
+
+    for module in (mnist_app, mnist_test):
+        monkeypatch.setattr(module, "draw_text", draw_text)
+    return captions
+
+
+def judged(pairs):
+    """A Judged of these (truth, answer, confidence), whose wrong pictures are all of one grey, their number by 255."""
+    truth, answers, confidence = (np.array(column) for column in zip(*pairs, strict=True))
+    wrong = np.flatnonzero(truth != answers)
+    return mnist_test.Judged(("", 0.0), truth, answers, confidence, np.repeat(wrong[:, None] / 255, 784, axis=1))
+
+
+def test_the_sheets_show_the_most_confident_mistakes_first_and_the_most_frequent_reddest(tmp_path, captions):
+    pairs = [(0, 0, 0.99), (0, 1, 0.5), (2, 1, 0.9), (2, 1, 0.7), (1, 1, 0.8), (2, 1, 0.6)]
+    mnist_test.save_look(judged(pairs), ["a", "b", "c"], tmp_path)
+    texts = [text for text, _ in captions]
+    assert texts[:4] == ["c, not b (90%)", "c, not b (70%)", "c, not b (60%)", "a, not b (50%)"]
+    with Image.open(tmp_path / "wrong.png") as image:
+        shown = [image.getpixel((12 + 40 + 108 * i, 12 + 40))[0] for i in range(4)]
+    assert shown == [2, 3, 5, 1], "each above its own caption"
+    assert texts[4:8] == ["true\\said", "a", "b", "c"]
+    counts = {"a": ["1", "1", "0"], "b": ["0", "1", "0"], "c": ["0", "3", "0"]}
+    paleness = []
+    for row, name in enumerate("abc"):
+        cells = captions[8 + 4 * row : 12 + 4 * row]
+        assert [text for text, _ in cells] == [name, *counts[name]]
+        paleness.append([ground[1] for _, ground in cells[1:]])
+    assert paleness[2][1] < paleness[0][1] < 255, "the redder the more"
+    assert np.sum(np.array(paleness) < 255) == 2, "what is right is white"
+
+
+def test_at_most_200_mistakes_are_shown_and_none_is_said(tmp_path, captions):
+    mnist_test.save_look(judged([(0, 1, 0.5)] * 250), ["a", "b"], tmp_path)
+    assert [text for text, _ in captions].count("a, not b (50%)") == 200
+    mnist_test.save_look(judged([(0, 0, 0.5)])._replace(mistaken=np.zeros((0, 784))), ["a", "b"], tmp_path)
+    assert "Nothing was wrong." in [text for text, _ in captions]
+
+
+def test_of_many_classes_the_worst_pairs_are_shown(tmp_path, captions):
+    names = [f"class {number}" for number in range(150)]
+    pairs = [(i, i, 0.9) for i in range(150)] + [(7, 9, 0.9)] * 3 + [(9, 7, 0.8)]
+    mnist_test.save_look(judged(pairs), names, tmp_path)
+    assert [text for text, _ in captions[4:]] == [
+        "3 of 4 class 7 were taken for class 9",
+        "1 of 2 class 9 were taken for class 7",
+    ]
+    assert len((tmp_path / "confusion.txt").read_text().splitlines()) == 151, "the text has all"
+
+
+def test_a_file_in_place_of_the_folder_is_said_before_anything_is_judged(data, model, tmp_path, capsys):
+    (tmp_path / "seen").touch()
+    with pytest.raises(UserError, match=r"seen can't be a folder \(a file has that name\): name another --look"):
+        mnist_test.test(model, data, once=True, look_dir=tmp_path / "seen")
+    assert capsys.readouterr().out == ""
