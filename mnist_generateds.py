@@ -10,10 +10,11 @@ writes `mnist_train.tfrecords` (by default 81,235 records, 69 MB), `mnist_test.t
 tf.train.Example with the lecture's two features: `img_raw`, 784 bytes, 0 = paper .. 255 = ink, and `label`, int64,
 one-hot.
 
-In this file a sample is (784 bytes, class number).
+In this file a sample is a pair: the 784 bytes of a digit, and the number of its class.
 """
 
 import argparse
+import collections
 import contextlib
 import functools
 import gzip
@@ -25,11 +26,11 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+import mnist_forward  # Before numpy, since it says with how many threads numpy starts.
 import numpy as np
 from google.protobuf.message import DecodeError  # It comes with tensorflow.
 
 import mnist_app
-import mnist_forward
 from mnist_app import PictureError
 from mnist_forward import DATA_PATH, IMAGE_SIDE, INPUT_NODE, UserError, read_class_names, tf
 
@@ -123,11 +124,13 @@ def _keep_ready(img_batch, label_batch):
 def find_records(data_dir, set_name):
     """Find the TFRecord files of a set, by its name, and look at every record in them.
 
-    Returns (paths, number of records).  Raises UserError where a file is missing, damaged or foreign.
+    Returns (the paths of the files, how many records they hold together).  Raises UserError where a file is missing,
+    damaged or foreign.
     """
     paths = _list_record_files(data_dir, set_name) or [Path(data_dir) / f"{set_name}.tfrecords"]
-    totals = {path.stem.partition("-of-")[2] for path in paths}  # {"00008"} of eight shards, {""} of a single file
-    if len(totals) > 1 or len(paths) != int(max(totals) or 1):
+    # Where a set lies in eight files, the name of each says "-of-00008"; the name of a single file says nothing.
+    promised = {path.stem.partition("-of-")[2] or "1" for path in paths}
+    if [len(paths)] != [int(number) for number in promised]:
         raise UserError(
             f"{data_dir} holds {len(paths)} files of {set_name}, no whole set: run mnist_generateds.py again."
         )
@@ -135,7 +138,7 @@ def find_records(data_dir, set_name):
 
 
 def _list_record_files(data_dir, set_name):
-    """The paths of the TFRecord files of a set that are there, sorted."""
+    """List the paths of those TFRecord files of a set that exist, sorted."""
     pattern = re.compile(set_name + r"(-\d{5}-of-\d{5})?\.tfrecords")
     return sorted(path for path in Path(data_dir).glob(f"{set_name}*") if pattern.fullmatch(path.name))
 
@@ -147,7 +150,7 @@ def count_records(path):
     """Count the records of a TFRecord file, and look at every one of them.
 
     A queue that is fed from a missing or foreign file would only say "insufficient elements".  A file that has not
-    changed since is not looked at again.  Raises UserError, which names file, record and cure.
+    changed since the last call is not looked at again.  Raises UserError, which names file, record and cure.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing: {_WRITE_AGAIN}.")
@@ -156,15 +159,19 @@ def count_records(path):
 
 
 @functools.cache
-def _count_records(path, class_names, file_size, _changed_at):
-    """Count the records of a file of this size; a new time of its last change makes it a new question."""
+def _count_records(path, class_names, file_size, _last_change):
+    """Count the records of a file of `file_size` bytes, as count_records does.
+
+    The count is kept, and given again when the same arguments come again.  `_last_change`, the time when the file was
+    last changed, is an argument for that reason alone: a file that was written anew is counted anew.
+    """
     count = 0
     size = 0
     try:
         for record in tf.python_io.tf_record_iterator(str(path)):
             _check_record(record, len(class_names))
             count += 1
-            size += len(record) + 16  # its length and two checksums
+            size += len(record) + 16  # The file holds a length and two checksums with each record.
         # In a file that is cut inside the length of a record the iterator ends as if all were well, so sizes tell.
         if count == 0 or size != file_size:
             raise ValueError("the file ends there")
@@ -189,26 +196,33 @@ def _check_record(record, classes):
 
 
 def write_tfrecords(data_dir, set_name, samples, class_names, shards=1):
-    """Write samples as the TFRecord files of a set, in place of those that were there, all of them whole or none.
+    """Write samples as the TFRecord files of a set (lecture 6.2), in place of its earlier files.
 
     Args:
-      data_dir: folder of the records, a Path.
+      data_dir: the folder of the records, a Path.
       set_name: TRAIN_SET, TEST_SET or WORLD_TEST_SET.
       samples: [(784 bytes, class number), ...].
-      class_names: the names, for the one-hot labels and for what is printed.
-      shards: how many files.
+      class_names: the names of the classes: how many there are makes the one-hot labels, and the names are printed.
+      shards: into how many files the samples go in turn.
 
-    Raises UserError where the disk takes no more.
+    Raises UserError where the disk is full; the earlier files then stay as they are.
     """
     paths = _name_shards(data_dir, set_name, min(shards, len(samples)))
     where = f"{paths[0]}" if len(paths) == 1 else f"{paths[0]} .. {paths[-1].name}"
     print(f"Writing {where}")
     try:
-        with contextlib.ExitStack() as files:  # All are closed before the first gets its name.
-            parts = [files.enter_context(mnist_forward.write_whole(path)) for path in paths]
-            writers = [files.enter_context(tf.python_io.TFRecordWriter(str(part))) for part in parts]
-            for writer, sample in zip(itertools.cycle(writers), _show_progress(samples, "records")):
-                writer.write(_make_example(*sample, len(class_names)).SerializeToString())
+        with contextlib.ExitStack() as parts:  # At the end of this block all files get their names.
+            with contextlib.ExitStack() as writers:  # At the end of this block all files are closed.
+                part_paths = [parts.enter_context(mnist_forward.write_whole(path)) for path in paths]
+                opened = [writers.enter_context(tf.python_io.TFRecordWriter(str(path))) for path in part_paths]
+                shown = _show_progress(samples, len(samples), "records")
+                # The lecture's loop: each sample becomes a tf.train.Example, which is serialized and written.
+                for writer, sample in zip(itertools.cycle(opened), shown):
+                    writer.write(_make_example(*sample, len(class_names)).SerializeToString())
+            # Several files get their names one after the other.  If the program is killed meanwhile, some names are
+            # missing, which find_records notices.  It would not notice if earlier files still had these names.
+            if len(paths) > 1:
+                remove_records(data_dir, [set_name])
     except tf.errors.OpError as error:
         raise UserError(f"{paths[0]} can't be written ({error.message}): make room or name another --data.") from None
     for stale in set(_list_record_files(data_dir, set_name)) - set(paths):
@@ -239,19 +253,22 @@ def _make_example(pixels, label, classes):
     return tf.train.Example(features=tf.train.Features(feature=feature))
 
 
-def _show_progress(items, noun):
-    """Yield the items, and on a terminal show how many of them there were."""
+def _show_progress(items, total, noun):
+    """Yield the items, and on a terminal show how many of the `total` there were."""
     shown = sys.stdout.isatty()
     for count, item in enumerate(items, 1):
         yield item
-        if shown and (count % 500 == 0 or count == len(items)):
-            print(f"\r{count} of {len(items)} {noun}", end="\n" if count == len(items) else "", flush=True)
+        if shown and (count % 100 == 0 or count == total):
+            print(f"\r{count} of {total} {noun}", end="\n" if count == total else "", flush=True)
+
+
+MOST_CLASSES_SHOWN = 100  # on the contact sheet; that of thousands of classes would fill the memory
 
 
 def save_contact_sheet(data_dir, samples, class_names):
-    """Save contact-sheet.png in a data folder: ten samples of each class, as the network is given them."""
+    """Save contact-sheet.png in a data folder: the first ten samples of each class, as the network is given them."""
     cells = []
-    for number, name in enumerate(class_names):
+    for number, name in enumerate(mnist_app.name_in_pictures(class_names[:MOST_CLASSES_SHOWN])):
         of_class = (pixels for pixels, label in samples if label == number)
         for pixels in itertools.islice(of_class, 10):
             cells.append(mnist_app.draw_digit(np.frombuffer(pixels, np.uint8) / 255, name))
@@ -264,11 +281,20 @@ def save_contact_sheet(data_dir, samples, class_names):
 
 
 def read_idx(path, dimensions):
-    """The array of a gzipped IDX file, uint8, [n] or [n, 28, 28]; UserError unless magic, counts and size agree."""
+    """Read a gzipped IDX file, the format of MNIST's own files (http://yann.lecun.com/exdb/mnist/).
+
+    Args:
+      path: the file, a Path.
+      dimensions: 1 for labels, 3 for pictures.
+
+    Returns uint8 [n] or [n, 28, 28].  Raises UserError where the file is missing, or its magic number, its sizes and
+    its length do not agree.
+    """
     try:
         with gzip.open(path) as file:
             content = file.read()
-        # The magic number is 8, for unsigned bytes, and how many sizes follow.
+        # The file begins with numbers of four bytes: the magic number, whose third byte is 8 for unsigned bytes and
+        # whose last byte is the number of dimensions, and the size of each dimension.
         magic, *shape = np.frombuffer(content, ">u4", 1 + dimensions).tolist()
         if magic != 0x800 + dimensions or shape[1:] != [IMAGE_SIDE, IMAGE_SIDE][: dimensions - 1]:
             raise ValueError(f"its magic number is {magic:#x}, its sizes are {shape}")
@@ -280,7 +306,10 @@ def read_idx(path, dimensions):
 
 
 def read_idx_samples(data_dir, prefix, class_names):
-    """The samples of the pair of IDX files of `prefix`, such as "train" or "t10k"; raises UserError as read_idx."""
+    """Read the samples of a pair of IDX files, pictures and labels; `prefix` is "train", "t10k" or the like.
+
+    Raises UserError as read_idx does, and where pictures, labels and classes do not fit together.
+    """
     image_file = data_dir / f"{prefix}-images-idx3-ubyte.gz"
     label_file = data_dir / f"{prefix}-labels-idx1-ubyte.gz"
     images = read_idx(image_file, 3)
@@ -296,26 +325,23 @@ def read_idx_samples(data_dir, prefix, class_names):
 
 # ======== Samples of pictures
 
-SHUFFLE_SEED = 1  # of the order in which samples are written
-
 
 class LabelledPicture(NamedTuple):
-    """A picture file, the classes of the digits in it, and the place that says so, `labels.txt:3: `, or nothing."""
+    """A picture file, and which digits it shows."""
 
     path: Path
-    labels: tuple
-    place: str = ""
+    labels: tuple  # the names of the digits' classes, in reading order
+    line: str = ""  # where a label file names these labels: its line, `labels.txt:3: `, to begin a complaint with
 
 
 def list_labelled_pictures(class_names, picture_dir, label_file=None):
     """List the LabelledPictures of a folder, by its sub-folders or by the lecture's text file of `name label` lines."""
-    if not label_file:
-        return [
-            LabelledPicture(Path(path), (normalize(class_dir.name),))
-            for class_dir in list_class_dirs(picture_dir)
-            for path in mnist_app.list_pictures([str(class_dir)])
-        ]
     pictures = []
+    if not label_file:
+        for class_dir in list_class_dirs(picture_dir):
+            for path in mnist_app.list_pictures([str(class_dir)]):
+                pictures.append(LabelledPicture(Path(path), (normalize(class_dir.name),)))
+        return pictures
     for number, line in enumerate(mnist_forward.read_lines(label_file), 1):
         if line.strip():
             path, labels = _split_line(line.strip(), class_names, picture_dir)
@@ -324,8 +350,12 @@ def list_labelled_pictures(class_names, picture_dir, label_file=None):
 
 
 def list_class_dirs(picture_dir):
-    """The sub-folders of a folder of pictures, sorted; each has the name of a class."""
-    return sorted(path for path in picture_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """The sub-folders of a folder of pictures, sorted; each has the name of a class.
+
+    A sub-folder that holds records is none of them: a data folder may lie among the pictures that it was made from.
+    """
+    sub_dirs = [path for path in picture_dir.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted(path for path in sub_dirs if not any(path.glob("*.tfrecords")))
 
 
 def normalize(name):
@@ -334,11 +364,12 @@ def normalize(name):
 
 
 def _split_line(line, class_names, picture_dir):
-    """Split a line of a label file into the picture's path and its labels.
+    """Split a line of a label file into the picture's path and its labels, the names of classes.
 
-    The lecture's line has one label, `a seven.png 7`.  A sheet has several, `sheet.png 0123` or `sheet.png house wave`.
-    As a picture's name may end in such words, too, the labels are the shortest end of the line that leaves the name of
-    a file; where none does, the last word.
+    The lecture's line has one label, `seven.png 7`.  The line of a sheet has several, `sheet.png 0123` or
+    `sheet.png house wave`.  The name of a picture may have blanks, and may even end like a label, `my sheet 7.png 7`.
+    So the line is tried from its end: one word is taken for labels, then two, then three, until what stands before them
+    is the name of a file.  If there is no such file, the last word alone is taken for labels.
     """
     words = line.split(" ")
     for count in range(1, len(words)):
@@ -349,7 +380,7 @@ def _split_line(line, class_names, picture_dir):
 
 
 def _expand(words, class_names):
-    """The labels in some words; one that is no class but made of one-letter classes, such as `0123`, is several."""
+    """The labels in some words; a word that is no class but made of one-letter classes, such as `0123`, is several."""
     labels = []
     for word in filter(None, words):
         is_several = word not in class_names and all(letter in class_names for letter in word)
@@ -357,71 +388,139 @@ def _expand(words, class_names):
     return tuple(labels)
 
 
-def read_picture_samples(data_dir, class_names, picture_dir, label_file=None):
-    """The samples of the pictures of a folder, in random order; raises UserError, which names all that are bad."""
-    classes = f"the {len(class_names)} classes {class_names[0]} .. {class_names[-1]}"
-    complaints = {}  # each once, in order
+class PreparedPicture(NamedTuple):
+    """What became of a LabelledPicture: its samples, or the complaints that say why there are none."""
+
+    samples: tuple = ()
+    complaints: tuple = ()
+    is_as_it_was: bool = False  # whether its pixels were taken as they are
+
+
+def read_picture_samples(data_dir, class_names, skip_bad, picture_dir, label_file=None):
+    """Read the samples of the pictures of a folder, in the order of the label file or of the sub-folders.
+
+    Args:
+      data_dir: the folder for pictures that show which digits were found, where these are not as many as the labels.
+      class_names: the names of the classes.
+      skip_bad: True leaves bad pictures out and lists them; False refuses all pictures because of one bad one.
+      picture_dir: the folder of the pictures, a Path.
+      label_file: the lecture's text file of `name label` lines, a Path; None where each sub-folder is a class.
+
+    Returns [(784 bytes, class number), ...].  Raises UserError, which names the bad pictures, unless `skip_bad`, and
+    where no picture is good.
+    """
+    pictures = list_labelled_pictures(class_names, picture_dir, label_file)
+    if not label_file:
+        _report_passed_over(picture_dir)
+    prepare_one = functools.partial(prepare, class_names=class_names, picture_dir=picture_dir, found_dir=data_dir)
+    prepared = _show_progress(mnist_app.map_in_threads(prepare_one, pictures), len(pictures), "pictures")
     samples = []
-    for one in _show_progress(list_labelled_pictures(class_names, picture_dir, label_file), "pictures"):
-        unknown = [label for label in one.labels if label not in class_names]
-        complaints.update({f"{one.place}{label!r} is none of {classes}": None for label in unknown})
-        if unknown:
-            continue
-        try:
-            digits = read_digits(one.path, picture_dir, len(one.labels), data_dir)
-        except (PictureError, RuntimeError, ValueError) as error:  # also a link to itself, or a null byte in a name
-            complaints[f"{one.place}{one.path} {error}"] = None
-        else:
-            samples += [(pixels, class_names.index(label)) for pixels, label in zip(digits, one.labels, strict=True)]
-    if complaints:
-        shown = list(complaints)[:10]
+    complaints = {}  # They are the keys, so that each is said once, in order.
+    as_they_were = 0
+    for one in prepared:
+        samples += one.samples
+        complaints.update(dict.fromkeys(one.complaints))
+        as_they_were += one.is_as_it_was
+    _report_complaints(list(complaints), skip_bad)
+    if not samples:
+        raise UserError(f"{label_file or picture_dir} names no picture that is good.\nNothing was written: add some.")
+    as_it_was = f"{IMAGE_SIDE}x{IMAGE_SIDE} pixels, light on dark"
+    print(f"{len(samples)} samples of {picture_dir}, {as_they_were} of them taken as they are ({as_it_was})")
+    return samples
+
+
+def _report_passed_over(picture_dir):
+    """Print how many files and folders, of which kind, lie in a folder of pictures but are no pictures of a class."""
+    class_dirs = list_class_dirs(picture_dir)
+    pictures = {path for class_dir in class_dirs for path in mnist_app.list_pictures([str(class_dir)])}
+    inside = [path for class_dir in class_dirs for path in class_dir.glob("[!.]*") if str(path) not in pictures]
+    beside = [path for path in picture_dir.glob("[!.]*") if path not in class_dirs]
+    kinds = collections.Counter("folder" if path.is_dir() else path.suffix or "file" for path in [*inside, *beside])
+    if kinds:
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        print(f"Passed over in {picture_dir}, since they are no pictures in the sub-folder of a class: {counts}")
+
+
+def _report_complaints(complaints, skip_bad):
+    """Print the complaints about bad pictures, or raise UserError with the first ten of them."""
+    if skip_bad:
+        print("".join(f"Left out: {complaint}\n" for complaint in complaints), end="")
+    elif complaints:
+        shown = complaints[:10]
         if len(complaints) > 10:
             shown.append(f"and {len(complaints) - 10} more")
-        raise UserError("\n".join([*shown, "Nothing was written: correct or remove these."]))
-    if not samples:
-        raise UserError(f"{label_file or picture_dir} names no picture.\nNothing was written: correct or remove these.")
-    return shuffle(samples)
+        cure = "Nothing was written: correct or remove these, or leave them out with --skip_bad."
+        raise UserError("\n".join([*shown, cure]))
 
 
-def shuffle(samples):
-    """The samples in random order, the same for each call."""
-    order = np.random.default_rng(SHUFFLE_SEED).permutation(len(samples))
-    return [samples[i] for i in order]
+def prepare(one, class_names, picture_dir, found_dir):
+    """Prepare a LabelledPicture: returns a PreparedPicture.  The other arguments are as in read_digits."""
+    unknown = [label for label in one.labels if label not in class_names]
+    if unknown:
+        classes = f"the {len(class_names)} classes {class_names[0]} .. {class_names[-1]}"
+        return PreparedPicture(complaints=tuple(f"{one.line}{label!r} is none of {classes}" for label in unknown))
+    try:
+        digits, is_as_it_was = read_digits(one, picture_dir, found_dir)
+    except (PictureError, RuntimeError, ValueError) as error:  # also a link to itself, or a null byte in a name
+        return PreparedPicture(complaints=(f"{one.line}{one.path} {error}",))
+    numbers = map(class_names.index, one.labels)
+    return PreparedPicture(tuple(zip(digits, numbers, strict=True)), is_as_it_was=is_as_it_was)
 
 
-def read_digits(path, picture_dir, count, found_dir):
-    """The digits of a picture file, `count` times 784 bytes in reading order; of a single one the most prominent.
+def read_digits(one, picture_dir, found_dir):
+    """Read the digits of a LabelledPicture.
 
-    A picture of 28x28 pixels that is light on dark is taken as it is, like the lecture's: digits cover less than half
-    of their square.  Any other is prepared as the app does it.  Raises PictureError where there are fewer or more than
-    `count` digits, and then saves a picture of those that were found in `found_dir`.
+    A picture of 28x28 pixels that is light on dark is one digit and taken as it is, like the lecture's.  In any other
+    the digits are found and prepared as the app does it.  A picture in the sub-folder of a class has one label, but
+    something small may lie beside its digit, so the largest digit is taken.  In a picture of a label file there must be
+    as many digits as labels.
+
+    Args:
+      one: the LabelledPicture.
+      picture_dir: the folder that the picture must lie in.
+      found_dir: the folder for a picture that shows which digits were found, where they are not as many as the labels.
+
+    Returns (a list of 784 bytes for each digit, in reading order; whether the picture was taken as it is).  Raises
+    PictureError where the picture lies outside `picture_dir`, can't be read, or shows too few or too many digits.
     """
-    if not path.resolve().is_relative_to(picture_dir.resolve()):
+    if not one.path.resolve().is_relative_to(picture_dir.resolve()):
         raise PictureError(f"leads out of {picture_dir}")
-    picture = mnist_app.open_picture(path)
+    picture = mnist_app.open_picture(one.path)
     grey = picture.mean(axis=2)
-    if grey.shape == (IMAGE_SIDE, IMAGE_SIDE) and 0 < grey.mean() < 0.5:
+    is_taken_as_it_is = _is_mnist_like(grey)
+    if is_taken_as_it_is:
         pixels = grey.reshape(1, INPUT_NODE)
     else:
         pixels, boxes = mnist_app.find_digits(picture)
-        if count == 1:
-            sizes = boxes[:, 2:] - boxes[:, :2]
-            pixels = pixels[[sizes.prod(axis=1).argmax()]]
-        elif len(pixels) != count:
-            shown = found_dir / f"{path.stem}-found.png"
-            mnist_app.save_picture(mnist_app.draw_boxes(path, boxes, 1000), shown)
-            raise PictureError(f"shows {len(pixels)} digits, its label has {count}: {shown} shows which were found")
-    if len(pixels) != count:
-        raise PictureError(f"is a single digit of {IMAGE_SIDE}x{IMAGE_SIDE} pixels, its label has {count}")
-    return [digit.tobytes() for digit in np.rint(pixels * 255).astype(np.uint8)]
+        if not one.line:
+            sizes = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+            pixels = pixels[[sizes.argmax()]]
+    if len(pixels) != len(one.labels):
+        difference = f"shows {len(pixels)} digits, its label has {len(one.labels)}"
+        if is_taken_as_it_is:
+            raise PictureError(difference)
+        shown = found_dir / f"{mnist_app.shorten_stem(one.path)}-found.png"
+        mnist_app.save_picture(mnist_app.draw_boxes(one.path, boxes, 1000), shown)
+        raise PictureError(f"{difference}: {shown} shows which were found")
+    return [digit.tobytes() for digit in np.rint(pixels * 255).astype(np.uint8)], is_taken_as_it_is
+
+
+def _is_mnist_like(grey):
+    """Whether a picture, float32 [h, w] in 0..1, is like MNIST's: 28x28 pixels, and the ink light on dark.
+
+    The rim decides: the paper is seen there even where the ink covers more than half of the picture.
+    """
+    rim = [*grey[0], *grey[-1], *grey[:, 0], *grey[:, -1]]
+    return grey.shape == (IMAGE_SIDE, IMAGE_SIDE) and grey.max() > 0 and np.median(rim) < 0.5
 
 
 # ======== The program
 
+SHUFFLE_SEED = 1  # of the order in which training samples are written
 TEST_EVERY = 7  # Where no test set is given, every 7th picture of a class is for the test (MNIST: 10,000 of 70,000).
-# Each added picture is written this many times, since a few of them would not count among 80,000.  With 100 digits of
-# one's own and the README's learning rate, 100 times corrected 36 % of the app's mistakes on that hand and 300 times
-# 38 %; MNIST's test accuracy fell by 0.04 and by 0.06 points.
+# Each added picture is written this many times, since a few pictures would hardly count beside 80,000.  With 100 digits
+# of one's own and the README's learning rate, writing them 100 times corrected 36 % of the app's mistakes on that hand
+# and 300 times 38 %; MNIST's test accuracy fell by 0.04 and by 0.06 points.
 ADDED_REPEATS = 100
 
 
@@ -443,12 +542,22 @@ def split(samples, class_names):
     return train, test
 
 
+def shuffle(samples):
+    """The samples in random order, the same in every run."""
+    order = np.random.default_rng(SHUFFLE_SEED).permutation(len(samples))
+    return [samples[i] for i in order]
+
+
 def find_class_names(args):
-    """The names of the classes: the sub-folders of --train, or else those of the data folder."""
-    path = args.data / mnist_forward.CLASSES_FILE
-    if len(args.train) != 1 and path.exists():
-        print(f"The classes are those of {path}")
+    """Find the names of the classes.
+
+    Where --train names a folder without a label file, they are the names of its sub-folders.  In any other case they
+    are those of the data folder: the names in its classes.txt, or the ten digits.
+    """
     if len(args.train) != 1:
+        path = args.data / mnist_forward.CLASSES_FILE
+        if path.exists():
+            print(f"The classes are those of {path}")
         return read_class_names(args.data)
     names = [normalize(path.name) for path in list_class_dirs(args.train[0])]
     if len(names) < 2:
@@ -462,14 +571,16 @@ def find_class_names(args):
 def read_sources(args, class_names):
     """Read the samples of all sources that the command line names.
 
-    Returns (training samples by their source, {source: samples}; test samples by their set, {set name: samples}).
+    Returns two dictionaries: the training samples of each source, {source: samples}, and the test samples of each test
+    set, {set name: samples}.
     """
+    read_pictures = functools.partial(read_picture_samples, args.data, class_names, args.skip_bad)
     if args.train:
-        train = read_picture_samples(args.data, class_names, *args.train)
+        train = read_pictures(*args.train)
         if args.test:
-            test = read_picture_samples(args.data, class_names, *args.test)
+            test = read_pictures(*args.test)
         else:
-            train, test = split(train, class_names)
+            train, test = split(shuffle(train), class_names)
         sources = {args.train[0]: train}
         test_sets = {TEST_SET: test}
     else:
@@ -480,14 +591,14 @@ def read_sources(args, class_names):
                 sources["the world"] = read_idx_samples(args.data, "world-train", class_names)
             test_sets[WORLD_TEST_SET] = read_idx_samples(args.data, "world-t10k", class_names)
     for added in args.add:
-        samples = ADDED_REPEATS * read_picture_samples(args.data, class_names, *added)
+        samples = ADDED_REPEATS * read_pictures(*added)
         source = f"{' '.join(map(str, added))} ({ADDED_REPEATS} times each)"
         sources[source] = sources.get(source, []) + samples  # The same may be given twice.
     return sources, test_sets
 
 
 def has_world(args, class_names):
-    """Whether the data folder has the digits of the world's other writers; a sentence where they are missing."""
+    """Whether the data folder has the digits of writers outside the USA; prints a sentence where they are missing."""
     if class_names != mnist_forward.DIGITS:
         return False
     path = args.data / "world-train-images-idx3-ubyte.gz"
@@ -501,8 +612,9 @@ def join(sources):
     samples = [sample for some in sources.values() for sample in some]
     counts = ", ".join(f"{len(some)} of {source}" for source, some in sources.items())
     print(f"{len(samples)} training pictures: {counts}")
-    # The queue shuffles only what is near: sources that follow each other in a file would stay apart.
-    return shuffle(samples) if len(sources) > 1 else samples
+    # The training queue mixes only samples that lie near each other in a file.  Sources that follow each other, or
+    # classes that do so in a source, would stay apart.
+    return shuffle(samples)
 
 
 def change_classes(data_dir, class_names):
@@ -530,6 +642,7 @@ def parse_arguments():
     parser.add_argument("--train", **given, help=f"make the training {of}")
     parser.add_argument("--test", **given, help=f"make the test {of}; without it every {TEST_EVERY}th of --train")
     parser.add_argument("--add", **given, action="append", help="add such pictures to the training set; repeatable")
+    parser.add_argument("--skip_bad", action="store_true", help="leave out bad pictures, and list them")
     parser.add_argument("--mnist_only", action="store_true", help="leave out the digits of writers outside the USA")
     args = parser.parse_args()
     if not 1 <= args.shards <= MOST_SHARDS:
@@ -563,7 +676,8 @@ def main():
         for set_name, samples in test_sets.items():
             write_tfrecords(args.data, set_name, samples, class_names, args.shards)
         remove_records(args.data, {WORLD_TEST_SET} - test_sets.keys())
-        # Those of the last source come first, since what was added is what one wants to see.
+        # The contact sheet shows the first samples of each class.  So the last source comes first here: the digits that
+        # were added are those that one wants to see.  dict.fromkeys leaves one of a digit's ADDED_REPEATS.
         shown = [sample for some in reversed(sources.values()) for sample in dict.fromkeys(some)]
         save_contact_sheet(args.data, shown, class_names)
 

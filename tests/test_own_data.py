@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 
@@ -12,6 +13,7 @@ from PIL import Image
 from test_generateds import batches, lecture_example, one_hot, write_records
 from test_preparation import drawn, on_paper
 
+import mnist_app
 import mnist_forward
 import mnist_generateds
 import mnist_test
@@ -80,12 +82,12 @@ def test_other_classes_are_refused_with_both_numbers(shapes, model):
     assert "is another network" in said and "[500, 3] there and [500, 10] here" in said
 
 
-def test_a_sub_folder_that_is_no_class_and_a_bad_picture_are_named(pictures, tmp_path):
+def test_a_sub_folder_that_is_no_class_and_a_bad_picture_are_named(pictures, tmp_path, write):
     more = shutil.copytree(pictures, tmp_path / "more")
     (more / "wave").rename(more / "flag")
     (more / "house" / "text.png").write_text("no picture")
     data = tmp_path / "data"
-    said = run("mnist_generateds.py", "--data", data, "--train", pictures, "--test", more, status=1)
+    said = write("--data", data, "--train", pictures, "--test", more, fails=True)
     assert (
         said.count("'flag' is none of the 3 classes cross .. wave") == 1
         and "text.png can't be read (cannot identify image)" in said
@@ -113,6 +115,8 @@ def test_every_seventh_of_a_class_is_for_the_test_and_one_of_a_small_class():
     assert np.bincount([label for _, label in test]).tolist() == [2, 1, 2]
     with pytest.raises(UserError, match="Class d has 0 pictures"):
         mnist_generateds.split(samples, ["a", "b", "c", "d"])
+    with pytest.raises(UserError, match="Class d has 1 pictures"):
+        mnist_generateds.split([*samples, (bytes(1), 3)], ["a", "b", "c", "d"])
 
 
 def test_a_list_of_classes_in_another_code_is_refused(tmp_path):
@@ -152,3 +156,159 @@ def test_a_missing_shard_and_files_of_two_sets_are_refused(tmp_path, names):
         write_records(tmp_path / f"mnist_train{name}.tfrecords", [lecture_example(bytes(784), one_hot(1))])
     with tf.Graph().as_default(), pytest.raises(UserError, match="2 files of mnist_train, no whole set"):
         mnist_generateds.get_tfrecord(2, data_dir=tmp_path)
+
+
+def test_files_of_two_writings_are_never_taken_for_one_set(tmp_path, monkeypatch):
+    samples = [(bytes([i]) * 784, i % 10) for i in range(100)]
+    names = [str(digit) for digit in range(10)]
+    mnist_generateds.write_tfrecords(tmp_path, mnist_generateds.TRAIN_SET, samples, names, 4)
+    renamed = []
+
+    def replace(part, path):
+        if len(renamed) == 2:
+            raise KeyboardInterrupt  # the program is killed between two files
+        renamed.append(path)
+        os.replace(part, path)
+
+    monkeypatch.setattr("pathlib.Path.replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        mnist_generateds.write_tfrecords(tmp_path, mnist_generateds.TRAIN_SET, samples[::-1], names, 4)
+    with pytest.raises(UserError, match="2 files of mnist_train, no whole set"):
+        mnist_generateds.find_records(tmp_path, mnist_generateds.TRAIN_SET)
+
+
+def test_the_contact_sheet_shows_ten_samples_of_each_class_under_its_name(tmp_path, monkeypatch):
+    drawn_cells = []
+
+    def draw_digit(pixels, caption):
+        drawn_cells.append((round(float(pixels[0]) * 255), caption))
+        return Image.new("RGB", (84, 100))
+
+    monkeypatch.setattr(mnist_app, "draw_digit", draw_digit)
+    samples = [(bytes([i]) * 784, i % 3) for i in range(40)]
+    mnist_generateds.save_contact_sheet(tmp_path, samples, ["a", "b", "c"])
+    assert drawn_cells == [(i, name) for number, name in enumerate("abc") for i in range(number, 30, 3)]
+
+
+def save_picture(path, *strokes, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.uint8(on_paper(drawn(*strokes, **options)) * 255)).save(path)
+
+
+def test_bad_pictures_are_left_out_and_listed_on_request(tmp_path, write):
+    for i in range(3):
+        save_picture(tmp_path / "all" / "cross" / f"{i}.png", *SHAPES["cross"])
+        save_picture(tmp_path / "all" / "wave" / f"{i}.png", *SHAPES["wave"])
+    (tmp_path / "all" / "wave" / "text.png").write_text("no picture")
+    Image.new("L", (300, 200), "white").save(tmp_path / "all" / "cross" / "blank.png")
+    given = ["--data", tmp_path / "data", "--train", tmp_path / "all"]
+    said = write(*given, fails=True)
+    assert re.search(r"blank\.png shows no digit.*\n.*text\.png can't be read.*\nNothing was written", said)
+    assert not (tmp_path / "data").exists()
+    said = write(*given, "--skip_bad")
+    assert [line.rpartition("/")[2].split()[0] for line in said.splitlines() if line.startswith("Left out: ")] == [
+        "blank.png",
+        "text.png",
+    ]
+    assert "cross: 2, wave: 2" in said and "cross: 1, wave: 1" in said
+
+
+def test_what_lies_among_the_pictures_is_counted_and_photos_that_can_t_be_read_are_named(tmp_path, write):
+    for name in ("cross", "wave"):
+        for i in range(2):
+            save_picture(tmp_path / "all" / name / f"{i}.png", *SHAPES[name])
+    save_picture(tmp_path / "all" / "beside.png", *SHAPES["wave"])
+    (tmp_path / "all" / "cross" / "notes.txt").write_text("not a picture")
+    (tmp_path / "all" / "cross" / "inner").mkdir()
+    (tmp_path / "all" / ".hidden").mkdir()
+    data = tmp_path / "all" / "data"
+    for _ in range(2):  # The second time the data folder lies among the sub-folders.
+        said = write("--data", data, "--train", tmp_path / "all")
+    assert mnist_forward.read_class_names(data) == ["cross", "wave"]
+    assert f"Passed over in {tmp_path / 'all'}, since they are no pictures in the sub-folder of a class: " in said
+    assert "1 .png, 1 .txt, 2 folder\n" in said
+
+    (tmp_path / "all" / "wave" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "all" / "zigzag").mkdir()
+    said = write("--data", data, "--train", tmp_path / "all", fails=True)
+    assert "IMG_1.HEIC can't be read (Pillow does not know .heic): save it as JPEG" in said
+    assert f"{tmp_path / 'all' / 'zigzag'} is a folder without pictures: " in said
+
+
+def test_the_rim_tells_whether_28x28_pixels_are_light_on_dark(tmp_path):
+    down, across = np.mgrid[-13.5:14, -13.5:14]
+    disc = np.uint8(255 * (down**2 + across**2 < 12.5**2))
+    assert disc.mean() > 0.55 * 255
+    for name, image, expected in (("light", disc, True), ("dark", 255 - disc, False), ("half", disc // 2, True)):
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(image).save(path)
+        one = mnist_generateds.LabelledPicture(path, ("o",))
+        [pixels], is_as_it_was = mnist_generateds.read_digits(one, tmp_path, tmp_path)
+        assert is_as_it_was == expected
+        if expected:
+            assert pixels == image.tobytes()
+
+
+def test_of_a_class_s_picture_the_largest_digit_is_taken_and_a_label_file_is_held_to(tmp_path):
+    small = drawn(*SHAPES["wave"], box=(20, 60, 110, 190))
+    large = drawn(*SHAPES["cross"], box=(150, 60, 300, 220))
+    Image.fromarray(np.uint8(on_paper(np.maximum(small, large)) * 255)).save(tmp_path / "two.png")
+    of_folder = mnist_generateds.LabelledPicture(tmp_path / "two.png", ("cross",))
+    [pixels], _ = mnist_generateds.read_digits(of_folder, tmp_path, tmp_path)
+    expected = mnist_app.find_digits(on_paper(large))[0][0]
+    assert np.corrcoef(np.frombuffer(pixels, np.uint8), expected)[0, 1] > 0.99
+    with pytest.raises(mnist_app.PictureError, match="shows 2 digits, its label has 1: .*two-found.png"):
+        mnist_generateds.read_digits(of_folder._replace(line="labels.txt:1: "), tmp_path, tmp_path)
+
+
+def test_pictures_are_prepared_only_a_little_ahead():
+    taken = []
+
+    def items():
+        for i in range(1000):
+            taken.append(i)
+            yield i
+
+    for count, result in enumerate(mnist_app.map_in_threads(lambda i: 2 * i, items()), 1):
+        assert result == 2 * (count - 1)
+        assert len(taken) - count <= 2 * mnist_app.count_processors()
+
+
+def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):
+    for is_terminal, expected in ((True, "\r100 of 150 pictures\r150 of 150 pictures\n"), (False, "")):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda answer=is_terminal: answer)
+        assert list(mnist_generateds._show_progress(range(150), 150, "pictures")) == list(range(150))
+        assert capsys.readouterr().out == expected
+
+
+def test_of_many_bad_pictures_ten_are_named(tmp_path, write):
+    for i in range(13):
+        (tmp_path / "all" / "cross").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "all" / "cross" / f"{i:02d}.png").write_text("no picture")
+    save_picture(tmp_path / "all" / "wave" / "0.png", *SHAPES["wave"])
+    lines = write("--data", tmp_path / "data", "--train", tmp_path / "all", fails=True).splitlines()
+    assert len(lines) == 12 and "09.png" in lines[9] and lines[10] == "and 3 more"
+
+
+def test_records_of_other_classes_are_removed_and_no_sheet_grows_without_end(tmp_path, monkeypatch):
+    names = [f"class {number}" for number in range(150)]
+    mnist_generateds.write_tfrecords(tmp_path, mnist_generateds.WORLD_TEST_SET, [(bytes(784), 0)], ["a", "b"])
+    mnist_generateds.change_classes(tmp_path, names)
+    assert not list(tmp_path.glob("*.tfrecords")) and mnist_forward.read_class_names(tmp_path) == names
+    mnist_generateds.write_tfrecords(tmp_path, mnist_generateds.TEST_SET, [(bytes(784), 0)], names)
+    mnist_generateds.change_classes(tmp_path, names)
+    assert [path.name for path in tmp_path.glob("*.tfrecords")] == ["mnist_test.tfrecords"], "of the same classes"
+    drawn_cells = []
+    monkeypatch.setattr(mnist_app, "draw_digit", lambda _, name: drawn_cells.append(name) or Image.new("L", (9, 9)))
+    mnist_generateds.save_contact_sheet(tmp_path, [(bytes(784), i) for i in range(150)], names)
+    assert drawn_cells == names[:100]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--test", "a"], ["--train", "a", "b", "c"], ["--add", "a", "b", "c"], ["--train", "a", "--test", "a", "b", "c"]],
+)
+def test_a_command_line_that_can_t_be_meant_is_refused(write, capsys, arguments):
+    with pytest.raises(SystemExit) as end:
+        write(*arguments)
+    assert end.value.code == 2 and "give --train PICTURES [LABELS]" in capsys.readouterr().err

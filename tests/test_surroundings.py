@@ -1,8 +1,10 @@
 """Where the scripts run: beside one another, in a thread, in a pipe, without a terminal, with names of any system."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 import unicodedata
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 from test_generateds import GOOD, idx_folder, write_records
 from test_preparation import drawn, on_paper
 
+import mnist_app
 import mnist_forward
 import mnist_generateds
 from mnist_forward import UserError
@@ -44,15 +47,16 @@ def test_a_lock_that_a_folder_s_name_speaks_of_is_none(tmp_path):
     assert "another holds it" not in str(error.value)
 
 
-def test_idx_files_under_the_names_of_other_classes_are_refused(tmp_path, digits):
+def test_idx_files_under_the_names_of_other_classes_are_refused(tmp_path, digits, write):
     ((images, labels), _) = digits
     idx_folder(tmp_path, images[:50], labels[:50])
     (tmp_path / "classes.txt").write_text("".join(f"{letter}\n" for letter in "ABCDEFGHIJK"))
-    said = run("mnist_generateds.py", "--data", tmp_path, status=1)
+    said = write("--data", tmp_path, fails=True)
     assert f"{tmp_path}/classes.txt names 11 classes, K has no training picture: delete that file" in said
     assert not list(tmp_path.glob("*.tfrecords"))
     (tmp_path / "classes.txt").write_text("".join(f"{letter}\n" for letter in "ABCDEFGHIJ"))
-    said = run("mnist_generateds.py", "--data", tmp_path)
+    said = write("--data", tmp_path)
+    assert "outside the USA" not in said, "no letters of theirs are missed"
     assert f"The classes are those of {tmp_path}/classes.txt" in said and f"A: {(labels[:50] == 0).sum()}, " in said
 
 
@@ -62,14 +66,15 @@ def test_a_number_of_shards_that_can_t_be_is_refused(shards):
     assert "--shards must be from 1 to 200" in said
 
 
-def test_shards_of_the_command_line_are_written(tmp_path, digits):
+def test_shards_of_the_command_line_are_written(tmp_path, digits, write):
     ((images, labels), _) = digits
-    run("mnist_generateds.py", "--data", idx_folder(tmp_path, images[:50], labels[:50]), "--shards", 3)
-    names = sorted(path.name for path in tmp_path.glob("mnist_train*"))
-    assert names == [f"mnist_train-0000{i}-of-00003.tfrecords" for i in range(3)]
+    write("--data", idx_folder(tmp_path, images[:50], labels[:50]), "--shards", 3)
+    names = sorted(path.name for path in tmp_path.glob("*.tfrecords"))
+    sets = ("mnist_test", "mnist_train")
+    assert names == [f"{name}-0000{i}-of-00003.tfrecords" for name in sets for i in range(3)]
 
 
-def test_a_name_is_the_same_with_its_accents_apart(tmp_path):
+def test_a_name_is_the_same_with_its_accents_apart(tmp_path, write):
     composed = unicodedata.normalize("NFC", "ä")
     apart = unicodedata.normalize("NFD", "ä")
     pictures = tmp_path / "pictures"
@@ -80,7 +85,7 @@ def test_a_name_is_the_same_with_its_accents_apart(tmp_path):
             cross.save(pictures / name / f"{i}.png")
     (tmp_path / "labels.txt").write_text(f"b/0.png {composed}\nb/1.png {apart}\n", encoding="utf-8")
     data = tmp_path / "data"
-    run("mnist_generateds.py", "--data", data, "--train", pictures, "--test", pictures, tmp_path / "labels.txt")
+    write("--data", data, "--train", pictures, "--test", pictures, tmp_path / "labels.txt")
     assert sorted(mnist_forward.read_class_names(data)) == ["b", composed]
 
 
@@ -90,6 +95,10 @@ def test_records_that_were_changed_are_looked_at_again(tmp_path):
     assert mnist_generateds.count_records(path) == 3
     write_records(path, GOOD[:2])
     assert mnist_generateds.count_records(path) == 2
+    path.write_bytes(path.read_bytes()[:-9] + b"123456789")  # of the same size
+    with pytest.raises(UserError, match="no good at record 2"):
+        mnist_generateds.count_records(path)
+    write_records(path, GOOD[:2])
     (tmp_path / "classes.txt").write_text("a\nb\n")
     with pytest.raises(UserError, match="is not 2 int64"):
         mnist_generateds.count_records(path)
@@ -155,3 +164,126 @@ def test_a_dropped_connection_saves_like_ctrl_c(data, tmp_path):
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGHUP and "Stopped; run again" in said
     assert mnist_forward.get_step(mnist_forward.list_checkpoints(tmp_path)[0]) == steps_printed(said)[-1]
+
+
+# What Windows, macOS or a small build of Python lack, or do otherwise: run before a script.
+OTHER_SYSTEM = """
+import os, signal, sys
+for module in ("fcntl", "resource", "pwd", "grp", "termios", "_sqlite3", "sqlite3"):
+    sys.modules[module] = None  # importing it fails
+for name in ("sched_getaffinity", "process_cpu_count", "fork", "getuid", "geteuid", "mkfifo", "openpty"):
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("SIGHUP", "SIGUSR1", "SIGALRM", "SIGKILL", "setitimer", "alarm", "pause"):
+    if hasattr(signal, name):
+        delattr(signal, name)
+import runpy
+sys.path.insert(0, os.getcwd())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_scripts_run_without_what_only_linux_has_and_on_a_console_in_another_code(tmp_path):
+    for name, strokes in (("猫", [[(0, 0), (1, 1)], [(1, 0), (0, 1)]]), ("犬", [[(0, 0), (0.5, 1), (1, 0)]])):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        for i in range(3):
+            picture = on_paper(drawn(*strokes, box=(120 + 20 * i, 60, 280, 220)))
+            Image.fromarray(np.uint8(picture * 255)).save(tmp_path / "all" / name / f"{i}.png")
+    data, model = tmp_path / "data", tmp_path / "model"
+    for code_page, script, *arguments in (
+        ("cp1252", "mnist_generateds.py", "--data", data, "--train", tmp_path / "all"),
+        ("gbk", "mnist_backward.py", "--data", data, "--model", model, "--steps", 40),
+        ("cp1252", "mnist_test.py", "--data", data, "--model", model, "--once", "--look", tmp_path / "seen"),
+        ("gbk", "mnist_app.py", "--model", model, tmp_path / "all" / "猫" / "0.png"),
+    ):
+        environment = {**os.environ, "PYTHONIOENCODING": code_page, "PYTHONUTF8": "0"}
+        done = subprocess.run(
+            [sys.executable, "-c", OTHER_SYSTEM, script, *map(str, arguments)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            timeout=60,
+        )
+        said = done.stdout.decode(code_page)
+        assert done.returncode in (0, 3) and b"Traceback" not in done.stderr, done.stderr.decode()
+        if script in ("mnist_generateds.py", "mnist_backward.py"):
+            assert "This Python has no sqlite3, so" in said and "is not locked" in said
+    assert mnist_forward.read_class_names(model) == sorted(["猫", "犬"])
+
+
+def test_a_file_that_another_program_has_open_is_said_with_the_cure(tmp_path, monkeypatch):
+    def replace(part, path):
+        raise PermissionError(13, "Access is denied", str(part), 5, str(path))
+
+    monkeypatch.setattr("pathlib.Path.replace", replace)  # as Windows does it
+    with (
+        pytest.raises(
+            UserError, match=r"sheet\.png can't be replaced \(Access is denied\): close the program that has"
+        ),
+        mnist_forward.write_whole(tmp_path / "sheet.png") as part,
+    ):
+        part.touch()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pipe_that_was_closed_is_no_complaint_on_windows_either():
+    code = """
+import errno, sys
+import mnist_forward
+sys.platform = "win32"
+def main():
+    raise OSError(errno.EINVAL, "Invalid argument")
+mnist_forward.run(main)
+"""
+    done = python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+def test_a_folder_s_name_with_braces_is_refused_like_any_other(tmp_path):
+    (tmp_path / "{file} {0}").touch()
+    with (
+        pytest.raises(UserError, match=r"\{file\} \{0\} can't be written to .*: name another --data"),
+        mnist_forward.hold_alone(tmp_path / "{file} {0}", "--data", "another writer"),
+    ):
+        pass
+
+
+def test_no_more_pixels_are_decoded_at_once_than_fit_into_memory(tmp_path, monkeypatch):
+    Image.new("L", (100, 60), "white").save(tmp_path / "sheet.png")
+    monkeypatch.setattr(mnist_app, "_pixel_budget", mnist_app._PixelBudget(14_000))  # two such pictures
+    monkeypatch.setattr(mnist_app, "count_processors", lambda: 8)
+    at_once = []
+    real = mnist_app._decode
+
+    def decode(image):
+        at_once.append(len(at_once_now))
+        at_once_now.append(1)
+        time.sleep(0.02)
+        try:
+            return real(image)
+        finally:
+            at_once_now.pop()
+
+    at_once_now = []
+    monkeypatch.setattr(mnist_app, "_decode", decode)
+    assert len(list(mnist_app.map_in_threads(mnist_app.open_picture, [tmp_path / "sheet.png"] * 24))) == 24
+    assert max(at_once) == 1, "beside one that is in work"
+
+
+def test_only_processors_that_the_program_may_use_are_counted():
+    code = """
+import os
+import mnist_app
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+print(mnist_app.count_processors())
+"""
+    assert python(code).stdout == "1\n"
+
+
+@pytest.mark.parametrize("own", [{}, {"TF_FORCE_GPU_ALLOW_GROWTH": "false", "OPENBLAS_NUM_THREADS": "2"}])
+def test_a_graphics_card_is_shared_and_no_thread_too_many_is_started_unless_the_user_says_so(own):
+    expected = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "OPENBLAS_NUM_THREADS": "1", **own}
+    code = f"import os, mnist_forward; print([os.environ[name] for name in {list(expected)}])"
+    environment = {name: value for name, value in os.environ.items() if name not in expected}
+    assert python(code, env={**environment, **own}).stdout == f"{list(expected.values())}\n"
