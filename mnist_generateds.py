@@ -331,7 +331,7 @@ class LabelledPicture(NamedTuple):
 
     path: Path
     labels: tuple  # the names of the digits' classes, in reading order
-    line: str = ""  # where a label file names these labels: its line, `labels.txt:3: `, to begin a complaint with
+    line: str = ""  # the line of the label file, `labels.txt:3: `, to begin a complaint with; empty without such a file
 
 
 def list_labelled_pictures(class_names, picture_dir, label_file=None):
@@ -350,16 +350,16 @@ def list_labelled_pictures(class_names, picture_dir, label_file=None):
 
 
 def list_class_dirs(picture_dir):
-    """The sub-folders of a folder of pictures, sorted; each has the name of a class.
+    """List the sub-folders of a folder of pictures, sorted; each has the name of a class.
 
-    A sub-folder that holds records is none of them: a data folder may lie among the pictures that it was made from.
+    Sub-folders that hold records are left out: a data folder may lie beside the pictures that it was made from.
     """
     sub_dirs = [path for path in picture_dir.iterdir() if path.is_dir() and not path.name.startswith(".")]
     return sorted(path for path in sub_dirs if not any(path.glob("*.tfrecords")))
 
 
 def normalize(name):
-    """A class's name with accents joined to their letters, as read_lines has it."""
+    """The name of a class with accents joined to their letters, as read_lines does it."""
     return unicodedata.normalize("NFC", name)
 
 

@@ -48,8 +48,9 @@ def test(model_dir, data_dir, once=False, look_dir=None, test_set=TEST_SET):
         event_dir = model_dir / ("test" if test_set == TEST_SET else test_set)
         if not once and not mnist_forward.list_checkpoints(model_dir):
             print(f"No checkpoint in {model_dir} yet: waiting for mnist_backward.py to save one.", flush=True)
-        # The checkpoint that was judged need not be the one that was the newest just before: that one may be damaged,
-        # or the trainer may have saved another meanwhile.  Neither of the two is judged again.
+        # A turn of the loop looks for the newest checkpoint (last_newest) and judges the newest whole one (last_judged).
+        # The two differ when the newest checkpoint is damaged, or when the trainer saves another one between the look
+        # and the judging.  Neither of the two is judged again.
         last_newest = None
         last_judged = None
         while True:
@@ -76,7 +77,7 @@ def _identify_newest(model_dir):
 
 
 def _identify(path):
-    """Returns (path of a checkpoint, time when it was saved): a step that is trained anew has the same path again."""
+    """Tell a checkpoint from one of the same step that was trained anew: returns (path, time when it was saved)."""
     try:
         return path, os.path.getmtime(f"{path}.index")
     except OSError:  # The file `checkpoint` names it, but its own files are gone.
