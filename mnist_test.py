@@ -48,9 +48,9 @@ def test(model_dir, data_dir, once=False, look_dir=None, test_set=TEST_SET):
         event_dir = model_dir / ("test" if test_set == TEST_SET else test_set)
         if not once and not mnist_forward.list_checkpoints(model_dir):
             print(f"No checkpoint in {model_dir} yet: waiting for mnist_backward.py to save one.", flush=True)
-        # A turn of the loop looks for the newest checkpoint (last_newest) and judges the newest whole one (last_judged).
-        # The two differ when the newest checkpoint is damaged, or when the trainer saves another one between the look
-        # and the judging.  Neither of the two is judged again.
+        # Each turn of the loop looks for the newest checkpoint and judges the newest whole one.  These two differ when
+        # the newest one is damaged, or when the trainer saves another one between the look and the judging.  Neither of
+        # the two is judged again.
         last_newest = None
         last_judged = None
         while True:
