@@ -205,6 +205,9 @@ def test_a_line_s_labels_are_the_shortest_end_that_leaves_the_name_of_a_file(tmp
     assert listed("a b.png house wave house", ["house", "wave"]) == ("a b.png", ("house", "wave", "house"), "")
     assert listed("gone.png 12", DIGITS) == ("gone.png", ("1", "2"), "")
     assert listed("a.png 1x", DIGITS) == ("a.png", ("1x",), "")
+    assert listed("a.png 12", ["1", "2", "12"]) == ("a.png", ("12",), ""), "a class of that name"
+    (tmp_path / "sub").mkdir()
+    assert listed("sub gone.png 7", DIGITS) == ("sub gone.png", ("7",), ""), "a folder is no picture"
 
 
 # ---- the files in data/
