@@ -385,8 +385,8 @@ def readings(count, path=PIC / "1.png", answer=None):
 
 
 def test_every_answer_is_on_a_contact_sheet(monkeypatch, tmp_path):
-    sheets = []
-    monkeypatch.setattr(mnist_app, "save_picture", lambda image, path: sheets.append(path.name))
+    sheets = {}
+    monkeypatch.setattr(mnist_app, "save_picture", lambda image, path: sheets.update({path.name: image.width}))
     monkeypatch.setattr(mnist_app, "open_picture", lambda path: np.ones((30, 40, 3), np.float32))
     captions = []
     blank = Image.new("RGB", (9, 9))
@@ -396,7 +396,10 @@ def test_every_answer_is_on_a_contact_sheet(monkeypatch, tmp_path):
         album.add(reading)
     album.save_sheet()
     album.save_sheet()
-    assert [name for name in sheets if "sheet" in name] == [f"contact-sheet-{i:04d}.png" for i in (1, 61, 121)]
+    sheets = {name: width for name, width in sheets.items() if "sheet" in name}
+    six_in_a_row = 6 * (12 + 200 + 12)
+    assert [*sheets] == [f"contact-sheet-{i:04d}.png" for i in (1, 61, 121)]
+    assert sheets["contact-sheet-0001.png"] == six_in_a_row
     assert captions[1::2] == [f"1.png: {i}." for i in range(125)], "a title and a caption each"
 
 

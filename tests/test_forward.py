@@ -138,7 +138,7 @@ def test_a_text_that_windows_saved_as_utf_16_is_read(tmp_path):
 
 
 def test_names_of_classes_may_have_blanks_and_blank_lines_around(tmp_path):
-    (tmp_path / "classes.txt").write_text("\n one \n\ntwo words\n")
+    (tmp_path / "classes.txt").write_text("\n one \n  \n\ntwo words\n")
     assert mnist_forward.read_class_names(tmp_path) == ["one", "two words"]
 
 
