@@ -30,8 +30,7 @@ def test(model_dir, data_dir, once=False, look_dir=None, test_set=TEST_SET):
     """Judge the newest checkpoint of a model folder and then, unless `once`, every new one, for ever.
 
     Args:
-      model_dir: the folder of the checkpoints, a Path.
-      data_dir: the folder of the records, a Path.
+      model_dir, data_dir: the folders of the checkpoints and of the records, Paths.
       once: whether to end after the newest checkpoint.
       look_dir: the folder for pictures of what was wrong, or None.
       test_set: which test set, TEST_SET or WORLD_TEST_SET.
@@ -48,9 +47,8 @@ def test(model_dir, data_dir, once=False, look_dir=None, test_set=TEST_SET):
         event_dir = model_dir / ("test" if test_set == TEST_SET else test_set)
         if not once and not mnist_forward.list_checkpoints(model_dir):
             print(f"No checkpoint in {model_dir} yet: waiting for mnist_backward.py to save one.", flush=True)
-        # Each turn of the loop looks for the newest checkpoint and judges the newest whole one.  These two differ when
-        # the newest one is damaged, or when the trainer saves another one between the look and the judging.  Neither of
-        # the two is judged again.
+        # The newest checkpoint and the one that was judged differ when the newest is damaged, or when the trainer saves
+        # another one between the look and the judging.  Neither of the two is judged again.
         last_newest = None
         last_judged = None
         while True:
