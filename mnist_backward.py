@@ -189,7 +189,12 @@ def backward(args):
 
 
 def _share_cores():
-    """The session's settings: the training step and the queue's threads share the cores, half of them for each."""
+    """The session's settings, by which an operation is spread over half of the cores.
+
+    The training step leaves the other half to the queue's thread, which works at the same time.  Spread over all cores,
+    the two would often wait for each other: on 2 cores a training step then takes a quarter longer.
+    """
+    # A program may be allowed fewer cores than there are.  Only Linux tells how many.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return tf.ConfigProto(intra_op_parallelism_threads=max(1, cores // 2))
 
@@ -211,6 +216,7 @@ def build_training_graph(args, task=0, tasks=1):
     # step, so here the number is only printed.
     _, train_num_examples = mnist_generateds.find_records(args.data, mnist_generateds.TRAIN_SET)
     print(f"{train_num_examples} training pictures, {train_num_examples / args.batch_size:g} steps an epoch")
+    # Learning rate and distortions take their course from args.from_step to args.steps.
     schedule_step = tf.maximum(global_step - args.from_step, 0)
     schedule_steps = args.steps - args.from_step
     distort_img = None
@@ -450,10 +456,10 @@ def parse_arguments():
     parser.add_argument("--data", type=Path, default=DATA_PATH, help="folder of the TFRecords (%(default)s)")
     parser.add_argument("--model", type=Path, default=MODEL_SAVE_PATH, help="folder of the checkpoints (%(default)s)")
     parser.add_argument("--steps", type=int, default=STEPS, help="train up to this step in all (%(default)s)")
-    from_step = "where learning rate and distortions begin anew, to train on (%(default)s)"
+    from_step = "step from which learning rate and distortions take their course, to train on (%(default)s)"
     parser.add_argument("--from_step", type=int, default=0, help=from_step)
     parser.add_argument("--batch_size", type=int, default=BATCH_SIZE, help="pictures a step (%(default)s)")
-    parser.add_argument("--learning_rate", type=float, default=LEARNING_RATE_BASE, help="at step 0 (%(default)s)")
+    parser.add_argument("--learning_rate", type=float, default=LEARNING_RATE_BASE, help="at first (%(default)s)")
     parser.add_argument("--save_every", type=int, default=SAVE_EVERY, help="steps between checkpoints (%(default)s)")
     parser.add_argument("--seed", type=int, default=SEED, help="of weights, shuffling and distortions (%(default)s)")
     parser.add_argument("--distortions", type=float, default=1, help="their strength; 0: none (%(default)s)")
@@ -462,6 +468,8 @@ def parse_arguments():
         least = 0 if name == "distortions" else 1
         if not least <= getattr(args, name) <= most:
             parser.error(f"--{name} must be from {least} to {most}")
+    if not 0 <= args.from_step < args.steps:
+        parser.error(f"--from_step must be from 0 to {args.steps - 1}, before the last step")
     return args
 
 
