@@ -231,18 +231,28 @@ def build_training_graph(args, task=0, tasks=1):
     ce = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=y, labels=tf.argmax(label_batch, 1))
     loss = tf.reduce_mean(ce) + tf.add_n(tf.get_collection("losses"))
     learning_rate = tf.train.cosine_decay(args.learning_rate, schedule_step, schedule_steps)
-    optimizer = tf.train.MomentumOptimizer(learning_rate, MOMENTUM, use_nesterov=True)
-    update_weights = optimizer.minimize(loss, global_step)
-    with tf.control_dependencies([update_weights]):
-        step = global_step.read_value()
-        ema = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY**AVERAGE_EVERY, step // AVERAGE_EVERY)
-        is_average_due = tf.equal(step % AVERAGE_EVERY, 0)
-        train_op = tf.cond(is_average_due, lambda: ema.apply(tf.trainable_variables()), tf.no_op)
+    train_op, step = build_train_op(loss, learning_rate, global_step)
 
     queue_fill = tf.get_collection("queue_fill")[0]
     summaries = _summarise(img_batch, {"loss": loss, "learning_rate": learning_rate, "queue_fill": queue_fill})
     restorable = Restorable({variable.op.name: variable for variable in tf.global_variables()})
     return TrainingGraph(train_op, step, loss, queue_fill, summaries, restorable)
+
+
+def build_train_op(loss, learning_rate, global_step):
+    """Build one step of the training: the weights are updated and the step is counted, then the averages are updated.
+
+    Returns (the operation; the step counter after the update, a tensor).
+    """
+    optimizer = tf.train.MomentumOptimizer(learning_rate, MOMENTUM, use_nesterov=True)
+    update_weights = optimizer.minimize(loss, global_step)
+    with tf.control_dependencies([update_weights]):
+        step = global_step.read_value()
+        # One update for several steps moves the averages as far as one update at each of these steps would, since the
+        # decay is taken to the power of the steps.
+        ema = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY**AVERAGE_EVERY, step // AVERAGE_EVERY)
+        is_average_due = tf.equal(step % AVERAGE_EVERY, 0)
+        return tf.cond(is_average_due, lambda: ema.apply(tf.trainable_variables()), tf.no_op), step
 
 
 def _summarise(img_batch, scalars):
