@@ -67,9 +67,9 @@ FADE_FROM = 0.7
 # ... and at the last step this share of their strength is left.
 FADE_TO = 0.3
 # The number of pictures that share one random field, and so are distorted alike.  The pictures of several batches are
-# distorted together (PORTION in mnist_generateds.py).  Of the default's 400, each field moves 16: four in each of four
-# batches.  Moving the same pixel of 16 pictures takes hardly longer than moving that of four.
-PICTURES_A_FIELD = 16
+# distorted together (PORTION in mnist_generateds.py).  Of the default's 400, each field moves 8: two in each of four
+# batches.  Moving the same pixel of 8 pictures takes hardly longer than moving that of one.
+PICTURES_A_FIELD = 8
 
 
 def fade_strength(strength, step, steps):
