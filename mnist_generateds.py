@@ -43,9 +43,10 @@ WORLD_TEST_SET = "world_test"  # writers outside the USA, of whom the training s
 READ_AT_ONCE = 1000  # records a call; lecture: one, which makes reading its bottleneck
 SHARDS_AT_ONCE = 4  # files that are read side by side, which mixes what was written together
 MIN_AFTER_DEQUEUE = 10000  # records to draw from; lecture: 700 of 60,000, which left a batch nearly in file order
-# So many threads keep so many batches ready before the training step asks for them, to bridge a pause of either side.
-BATCH_THREADS = 2
-BATCHES_AHEAD = 8
+# Training pictures are parsed and distorted in portions of several batches: every operation has a cost of its own,
+# which one portion pays once.  A batch that is larger than this is a portion by itself.
+PORTION = 400  # pictures
+PORTIONS_AHEAD = 2  # portions that are kept ready for the training step, to bridge a pause of either side
 
 
 def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, tasks=1, test_set=TEST_SET):
@@ -60,8 +61,8 @@ def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, ta
       num: pictures in a batch; only the last batch of the test set may be smaller.
       isTrain: which set.
       data_dir: folder of the records.
-      distort: for training batches, what the queue's threads do to the pictures, a function of float32 [num, 784] that
-        returns the same; None leaves them as they are.
+      distort: for training batches, what the queue's thread does to the pictures of one batch or several, a function of
+        float32 [n, 784] that returns the same; None leaves them as they are.
       task: the number of this machine, from 0, where several train together.
       tasks: how many machines; each reads its own shards, or all of them where there are too few.
       test_set: which test set, TEST_SET or WORLD_TEST_SET.
@@ -75,19 +76,19 @@ def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, ta
     # Reading: many serialized records a call.
     readers = min(SHARDS_AT_ONCE, len(files)) if isTrain else 1
     serialized = [tf.TFRecordReader().read_up_to(filename_queue, READ_AT_ONCE)[1] for _ in range(readers)]
-    # Shuffling (the lecture's shuffle_batch): before the parsing, since a serialized record is the smallest.
-    capacity = 2 * max(num, READ_AT_ONCE)
-    if isTrain:
-        capacity += MIN_AFTER_DEQUEUE
-        sources = [[records] for records in serialized]  # one thread for each reader
-        batch = tf.train.shuffle_batch_join(sources, num, capacity, MIN_AFTER_DEQUEUE, enqueue_many=True)
-    else:
-        batch = tf.train.batch(serialized, num, 1, capacity, enqueue_many=True, allow_smaller_final_batch=True)
-    img_batch, label_batch = _parse(batch, len(read_class_names(data_dir)))
+    classes = len(read_class_names(data_dir))
     if not isTrain:
-        return img_batch, label_batch
-    img_batch.set_shape([num, INPUT_NODE])
-    return _keep_ready(distort(img_batch) if distort else img_batch, label_batch)
+        capacity = 2 * max(num, READ_AT_ONCE)
+        batch = tf.train.batch(serialized, num, 1, capacity, enqueue_many=True, allow_smaller_final_batch=True)
+        return _parse(batch, classes)
+    # Shuffling (the lecture's shuffle_batch): before the parsing, since a serialized record is the smallest.
+    batches = max(1, PORTION // num)
+    capacity = MIN_AFTER_DEQUEUE + 2 * max(batches * num, READ_AT_ONCE)
+    sources = [[records] for records in serialized]  # one thread for each reader
+    portion = tf.train.shuffle_batch_join(sources, batches * num, capacity, MIN_AFTER_DEQUEUE, enqueue_many=True)
+    img, label = _parse(portion, classes)
+    img.set_shape([batches * num, INPUT_NODE])
+    return _keep_ready(distort(img) if distort else img, label, batches)
 
 
 def _share_files(data_dir, set_name, task=0, tasks=1):
@@ -108,16 +109,19 @@ def _parse(serialized, classes):
     return img, label
 
 
-def _keep_ready(img_batch, label_batch):
-    """The same two tensors out of a queue, which its own threads keep full, so that no training step waits for them.
+def _keep_ready(img, label, batches):
+    """Cut a portion into `batches` batches, and return a batch out of a queue, which its own thread keeps full.
 
-    Adds to the collection `queue_fill` how full that queue is, a scalar in 0..1.
+    No training step waits for its batch then.  Adds to the collection `queue_fill` how full that queue is, a scalar in
+    0..1.
     """
-    shapes = [img_batch.shape, [img_batch.shape[0], label_batch.shape[1]]]
-    queue = tf.FIFOQueue(BATCHES_AHEAD, [tf.float32, tf.float32], shapes)
-    enqueue_op = queue.enqueue([img_batch, label_batch])
-    tf.train.add_queue_runner(tf.train.QueueRunner(queue, [enqueue_op] * BATCH_THREADS))
-    tf.add_to_collection("queue_fill", queue.size() / BATCHES_AHEAD)
+    img_batches = tf.reshape(img, [batches, -1, INPUT_NODE])
+    label_batches = tf.reshape(label, [batches, -1, label.shape[1]])
+    capacity = PORTIONS_AHEAD * batches
+    queue = tf.FIFOQueue(capacity, [tf.float32, tf.float32], [img_batches.shape[1:], label_batches.shape[1:]])
+    enqueue_op = queue.enqueue_many([img_batches, label_batches])
+    tf.train.add_queue_runner(tf.train.QueueRunner(queue, [enqueue_op]))
+    tf.add_to_collection("queue_fill", queue.size() / capacity)
     return queue.dequeue()
 
 

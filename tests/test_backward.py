@@ -1,18 +1,23 @@
 """The training: its lines, its checkpoints, and how it goes on after whatever ended it."""
 
+import argparse
 import os
 import random
 import re
 import shutil
 import signal
+import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import restore_newest, run, run_with_small_disk, run_without_privileges, start, steps_printed
 from test_forward import train_like_the_lecture
 from test_generateds import idx_folder
 
+import mnist_backward
 import mnist_forward
+import mnist_generateds
 from mnist_forward import tf
 
 
@@ -242,3 +247,213 @@ def test_from_a_read_only_folder_is_read_and_nothing_is_trained(data, model, dig
         done = run_without_privileges(script, *options)
         assert done.returncode == 1 and "Traceback" not in done.stderr
         assert str(tmp_path) in done.stderr and cure in done.stderr
+
+
+# ---- the graph of the training
+
+
+@pytest.fixture
+def arguments(monkeypatch, data, tmp_path):
+    """A function of options that returns what the trainer reads from such a command line."""
+
+    def parse(*options):
+        given = ["mnist_backward.py", "--data", data, "--model", tmp_path, *options]
+        monkeypatch.setattr(sys, "argv", list(map(str, given)))
+        return mnist_backward.parse_arguments()
+
+    return parse
+
+
+@pytest.fixture
+def graph(arguments):
+    """A function of options that returns the TrainingGraph of such a command line, in the default graph."""
+    with tf.Graph().as_default():
+        yield lambda *options, **machine: mnist_backward.build_training_graph(arguments(*options), **machine)
+
+
+def start_session(sess):
+    sess.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
+    tf.train.start_queue_runners(sess=sess, coord=tf.train.Coordinator())
+
+
+def test_the_default_is_what_the_readme_tells(arguments):
+    readme = (mnist_forward.PROJECT_DIR / "README.md").read_text(encoding="utf-8")
+    assert f"**default**, {arguments().steps:,} steps" in readme
+
+
+def test_the_loss_is_cross_entropy_and_l2_of_the_weights(graph):
+    loss = graph().loss
+    with tf.Session() as sess:
+        start_session(sess)
+        w1, w2 = (v for v in tf.trainable_variables() if len(v.shape) == 2)
+        # With w2 zero every class has probability 0.1, whatever the picture.
+        w1.load(np.full(w1.shape, 2), sess)
+        w2.load(np.zeros(w2.shape), sess)
+        assert sess.run(loss) == pytest.approx(np.log(10) + 1e-5 * 784 * 500 * 2**2 / 2, rel=1e-3)
+
+
+def test_every_tenth_step_the_average_takes_in_the_weights_as_they_are_then(graph):
+    training = graph("--steps", 200_000)
+    with tf.Session() as sess:
+        start_session(sess)
+        weights = tf.trainable_variables()[0]
+        average = next(v for v in tf.global_variables() if v.op.name == "Variable/ExponentialMovingAverage")
+        # The decay is 0.999 a step once there were many; of the first steps the average is over a ninth.
+        for first, decay in ((100_000, 0.999**10), (0, 2 / 11)):
+            tf.train.get_global_step().load(first, sess)
+            before = sess.run(average)
+            for _ in range(9):
+                sess.run(training.train_op)
+            np.testing.assert_array_equal(sess.run(average), before)
+            sess.run(training.train_op)
+            expected = decay * before + (1 - decay) * sess.run(weights)
+            np.testing.assert_allclose(sess.run(average), expected, atol=1e-5)
+
+
+def events(folder):
+    """What the event files of a folder hold: {tag: {step: number}}."""
+    found = {}
+    for path in sorted(folder.glob("events.*")):
+        for event in tf.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+def test_the_learning_rate_falls_from_its_base_to_zero_and_again_from_a_later_step(data, model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    train(data, copy, "--from_step", 600, "--learning_rate", 0.05, steps=700, every=1)
+    rates = events(copy)["learning_rate"]
+    # The summaries of a step have the rate of the next one.
+    assert rates[600] == pytest.approx(0, abs=1e-4)
+    assert rates[601] == pytest.approx(0.05, rel=0.01)
+    assert rates[650] == pytest.approx(0.025, rel=0.01)
+    assert rates[200] == pytest.approx(0.12 * 0.75, rel=0.01), "of the 600 steps before"
+
+
+def test_a_later_first_step_is_before_the_last(data, tmp_path):
+    assert "--from_step" in train(data, tmp_path, "--from_step", 60, status=2)
+
+
+def test_distortions_fade_over_the_last_steps():
+    with tf.Graph().as_default(), tf.Session() as sess:
+        strengths = [sess.run(mnist_backward.fade_strength(2.0, step, 100)) for step in (0, 70, 85, 100)]
+    np.testing.assert_allclose(strengths, [2, 2, 1.3, 0.6], rtol=1e-5)
+
+
+def test_training_batches_are_distorted_unless_told_otherwise(graph, monkeypatch):
+    given = []
+    read = mnist_generateds.get_tfrecord
+    monkeypatch.setattr(mnist_generateds, "get_tfrecord", lambda *a, **k: given.append(k["distort"]) or read(*a, **k))
+    graph()
+    moved = given[0](tf.constant(np.eye(800, 784, dtype="f")))
+    with tf.Session() as sess:
+        sess.run(tf.global_variables_initializer())
+        assert np.abs(sess.run(moved) - np.eye(800, 784)).max() > 0.5
+    with tf.Graph().as_default():
+        graph("--distortions", 0)
+    assert given[1] is None
+
+
+def test_fields_are_shared_alike_whatever_the_batch(graph, data):
+    for num in (1, 7, 100, 300, 900):
+        with tf.Graph().as_default(), tf.Session() as sess:
+            img, label = mnist_generateds.get_tfrecord(
+                num, data_dir=data, distort=lambda img: mnist_backward.distort(img, 1.0)
+            )
+            start_session(sess)
+            pictures, labels = sess.run([img, label])
+            assert pictures.shape == (num, 784) and labels.shape == (num, 10)
+
+
+def test_seed_machine_and_checkpoint_make_other_random_numbers(graph, model, tmp_path):
+    def seed(*options, **machine):
+        with tf.Graph().as_default() as built:
+            graph(*options, **machine)
+        return built.seed
+
+    seeds = [seed("--seed", 5), seed("--seed", 6), seed("--seed", 5, task=3, tasks=4)]
+    shutil.copytree(model, tmp_path, dirs_exist_ok=True)
+    seeds.append(seed("--seed", 5))
+    assert len(set(seeds)) == 4
+
+
+# ---- what is said while it trains
+
+
+class SlowSession:
+    """Stands for a session: step number `step` takes seconds(step) on the clock `now`."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.now = 0.0
+        self.step = 0
+
+    def run(self, fetches):
+        if not isinstance(fetches, list):
+            return {"loss": 0.25, "queue_fill": 0.5}[fetches]
+        self.now += self.seconds(self.step)
+        self.step += 1
+        return [None, self.step, 0.75]
+
+
+def test_speed_and_time_left_are_those_of_the_last_interval(monkeypatch, capsys, arguments):
+    sess = SlowSession(lambda step: 1 if step < 10 else 0.1)
+    monkeypatch.setattr(time, "perf_counter", lambda: sess.now)
+    named = argparse.Namespace(train_op="train_op", step="step", loss="loss", queue_fill="queue_fill")
+    saved = []
+    args = arguments("--steps", 30, "--save_every", 10)
+    assert mnist_backward.train(sess, named, args, 0, lambda step, rate: saved.append((step, round(rate, 3)))) is None
+    assert saved == [(10, 1), (20, 10), (30, 10)]
+    assert capsys.readouterr().out.splitlines() == [
+        "After 10 training step(s), loss on training batch is 0.75.  1 steps/s, 0:00:20 left, queue 50% full",
+        "After 20 training step(s), loss on training batch is 0.75.  10 steps/s, 0:00:01 left, queue 50% full",
+        "After 30 training step(s), loss on training batch is 0.75.  10 steps/s, 0:00:00 left, queue 50% full",
+    ]
+
+
+def test_tensorboard_gets_pictures_a_second_and_step_numbers(data, tmp_path):
+    said = train(data, tmp_path, "--batch_size", 50, steps=40)
+    printed = [int(rate) for rate in re.findall(r"  (\d+) steps/s", said)]
+    of_events = events(tmp_path)["pictures_per_second"]
+    assert list(of_events) == [20, 40]
+    np.testing.assert_allclose(list(of_events.values()), np.multiply(printed, 50), atol=26)
+    assert list(events(tmp_path / "test")["accuracy"]) == [40]
+
+
+def test_the_second_stop_signal_ends_the_program_at_once():
+    default = signal.getsignal(signal.SIGTERM)
+    with mnist_backward._catch_stop_signals() as caught:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert caught == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == default
+
+
+# ---- the model folder before a training
+
+
+def test_a_missing_test_set_is_said_before_the_training(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "data")
+    (copy / "mnist_test.tfrecords").unlink()
+    assert "mnist_test.tfrecords is missing" in train(copy, tmp_path / "model", status=1)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("has_checkpoint", [False, True])
+def test_files_of_a_model_that_was_removed_and_half_a_checkpoint_go(model, tmp_path, has_checkpoint):
+    data = tmp_path / "data"
+    data.mkdir()
+    copy = tmp_path / "model"
+    copy.mkdir()
+    if has_checkpoint:
+        shutil.copytree(model, copy, dirs_exist_ok=True)
+    for name in ("classes.txt", "outlines.npz", "mnist_model-9.data-00000-of-00001.tempstate1", "checkpoint.tmp1"):
+        (copy / name).write_text("left over")
+    (copy / "mnist_model-9_temp").mkdir()
+    mnist_backward.prepare_model_dir(argparse.Namespace(data=data, model=copy))
+    left = {path.name for path in copy.iterdir() if path.is_dir() or path.read_bytes() == b"left over"} - {"test"}
+    assert left == ({"classes.txt", "outlines.npz"} if has_checkpoint else set())
+    (data / "outlines.npz").write_text("of the data")
+    mnist_backward.prepare_model_dir(argparse.Namespace(data=data, model=copy))
+    assert (copy / "outlines.npz").read_text() == "of the data"

@@ -4,11 +4,15 @@ import json
 import os
 import socket
 import subprocess
+import sys
 
 import pytest
 from conftest import command
 
+import mnist_backward
 import mnist_forward
+import mnist_generateds
+from mnist_forward import tf
 
 STEPS = 2000  # so many that the chief is not done before it is killed
 SAVE_EVERY = 100
@@ -81,3 +85,30 @@ def test_chief_and_worker_are_killed_started_again_and_reach_the_last_step(machi
     assert mnist_forward.get_step(mnist_forward.list_checkpoints(model)[0]) == STEPS
     said, _ = worker.communicate(timeout=60)
     assert worker.returncode == 0, said
+
+
+@pytest.mark.parametrize(("job", "index", "task"), [("chief", 0, 0), ("worker", 0, 1), ("worker", 1, 2)])
+def test_each_machine_reads_its_own_share_with_random_numbers_of_its_own(monkeypatch, job, index, task):
+    class BuiltError(Exception):
+        """Ends the machine where it has begun to build its graph."""
+
+    def build(_args, *share):
+        raise BuiltError(share)
+
+    addresses = {"ps": ["h:1"], "chief": ["h:2"], "worker": ["h:3", "h:4"]}
+    machine = mnist_backward.Machine(tf.train.ClusterSpec(addresses), job, index)
+    monkeypatch.setattr(tf.train, "Server", lambda *_: None)
+    monkeypatch.setattr(mnist_backward, "build_training_graph", build)
+    with pytest.raises(BuiltError) as built:
+        mnist_backward.backward_in_cluster(None, machine)
+    assert built.value.args == ((task, 3),)
+
+
+def test_a_machine_s_share_reaches_the_queue(monkeypatch, data):
+    given = []
+    read = mnist_generateds.get_tfrecord
+    monkeypatch.setattr(mnist_generateds, "get_tfrecord", lambda *a, **k: given.append(k) or read(*a, **k))
+    monkeypatch.setattr(sys, "argv", ["mnist_backward.py", "--data", str(data), "--model", str(data)])
+    with tf.Graph().as_default():
+        mnist_backward.build_training_graph(mnist_backward.parse_arguments(), 1, 3)
+    assert (given[0]["task"], given[0]["tasks"]) == (1, 3)

@@ -288,17 +288,18 @@ def test_fields_are_as_strong_as_set():
             return sess.run(mnist_backward.random_field(4000, **{**NONE, **strength}))
 
         shifts = drawn(shift=2.0)
-        assert shifts.shape == (4000, 28, 28, 2)
-        np.testing.assert_allclose(shifts, np.broadcast_to(shifts[:, :1, :1], shifts.shape), atol=1e-4)
+        assert shifts.shape == (4000, 2, 28, 28)
+        np.testing.assert_allclose(shifts, np.broadcast_to(shifts[:, :, :1, :1], shifts.shape), atol=1e-4)
         assert np.abs(shifts).mean() == pytest.approx(1.0, rel=0.03), "evenly from -2 to 2"
 
         rotation = drawn(rotation=10)
-        corner = np.linalg.norm(rotation[:, 0, 0], axis=1)  # 13.5 pixels to the left of and above the centre
+        corner = np.linalg.norm(rotation[:, :, 0, 0], axis=1)  # 13.5 pixels to the left of and above the centre
         expected = 2 * np.sin(np.radians(np.linspace(0, 10, 1001)) / 2).mean() * 13.5 * 2**0.5
         assert corner.mean() == pytest.approx(expected, rel=0.03)
 
-        places = rotation + np.moveaxis(np.mgrid[:28, :28], 0, 2)
-        right, down = places[:, 0, 27] - places[:, 0, 0], places[:, 27, 0] - places[:, 0, 0]
+        places = rotation + np.mgrid[:28, :28]
+        right = places[:, :, 0, 27] - places[:, :, 0, 0]
+        down = places[:, :, 27, 0] - places[:, :, 0, 0]
         for side in (right, down, (right + down) / 2**0.5):  # A rotation keeps all distances.
             np.testing.assert_allclose(np.linalg.norm(side, axis=1), 27, rtol=1e-4)
         angle = np.degrees(np.arctan2(right[:, 0], right[:, 1]))
@@ -306,23 +307,24 @@ def test_fields_are_as_strong_as_set():
 
         shear = drawn(shear=0.2)
         assert np.abs(shear).max() == pytest.approx(0.2 * 13.5, rel=0.01)
-        assert abs(shear[:, 0, 0, 1].mean()) < 0.15 and shear[:, 0, 0, 1].min() < -2 and shear[:, 0, 0, 1].max() > 2
+        at_corner = shear[:, 1, 0, 0]
+        assert abs(at_corner.mean()) < 0.15 and at_corner.min() < -2 and at_corner.max() > 2
         assert np.abs(drawn(scale=0.1)).max() == pytest.approx(13.5 / 0.9 - 13.5, rel=0.01)
 
         bent = drawn(elastic=0.7)
-        assert bent[:, [0, 0, -1, -1], [0, -1, 0, -1]].std() == pytest.approx(0.7, rel=0.03), "on the grid's points"
-        step = np.abs(np.diff(bent, axis=1)).mean()
+        assert bent[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].std() == pytest.approx(0.7, rel=0.03), "on the grid's points"
+        step = np.abs(np.diff(bent, axis=2)).mean()
         assert step < 0.5 * np.abs(bent).mean(), "smooth"
 
 
-def test_warp_samples_bilinearly_and_pictures_in_a_row_share_a_field():
+def test_warp_samples_bilinearly_and_every_third_picture_shares_one_of_three_fields():
     rng = np.random.default_rng(4)
     img = rng.random([6, 28, 28], np.float32)
-    field = rng.normal(0, 3, [3, 28, 28, 2]).astype("f")
+    field = rng.normal(0, 3, [3, 2, 28, 28]).astype("f")
     with tf.Graph().as_default(), tf.Session() as sess:
         got = sess.run(mnist_backward.warp(tf.constant(img.reshape(6, 784)), tf.constant(field)))
     for i in range(6):
-        y, x = np.clip(np.mgrid[:28, :28] + np.moveaxis(field[i // 2], 2, 0), 0, 27 - 1e-3)
+        y, x = np.clip(np.mgrid[:28, :28] + field[i % 3], 0, 27 - 1e-3)
         top, left = y.astype(int), x.astype(int)
         down, right = y - top, x - left
         expected = (1 - down) * ((1 - right) * img[i, top, left] + right * img[i, top, left + 1]) + down * (
