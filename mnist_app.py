@@ -54,7 +54,7 @@ def application(model_dir=MODEL_SAVE_PATH):
         for _ in range(_ask_how_many()):
             path = _ask_path()
             try:
-                pixels = pre_pic(path)
+                pixels = pre_pic(path, model_dir)
                 answer = restore_model(pixels, model_dir)
             except PictureError as error:
                 answer = Answer(error=str(error))
@@ -132,7 +132,10 @@ def _answer_arguments(args):
 
 
 def _as_json(reading):
-    """One line of JSON: the picture's path, and either its digits and their probability or an error."""
+    """One line of JSON: the picture's path, and either an error, or its digits and their probability.
+
+    With the digits go the probability of each, and its box: left, top, right, bottom in pixels of the upright picture.
+    """
     answer = reading.answer
     said = {"picture": reading.path}
     if answer.error:
@@ -140,6 +143,8 @@ def _as_json(reading):
     else:
         said["digits"] = answer.number
         said["probability"] = round(answer.confidence, 4)
+        said["each"] = [round(float(guesses[0][1]), 4) for guesses in answer.guesses]
+        said["boxes"] = np.rint(reading.found.boxes * reading.found.scale).astype(int).tolist()
     return json.dumps(said)
 
 
@@ -168,14 +173,31 @@ _NO_DIGIT = "shows no digit: write larger or with a darker pen."
 _UNCLEAR = "shows nothing that is clearly a digit: write larger, or leave a gap between digits."
 
 
-def pre_pic(picture_path, return_boxes=False):
+def pre_pic(picture_path, model_dir=None, return_found=False):
     """Bring a picture of digits to what the network was trained on (lecture 6.1).
 
-    Returns pixels, float32 [n, 784], the n digits in reading order, 0 = paper .. 1 = ink, in MNIST's form; with
-    `return_boxes` (pixels, boxes) as of find_digits.  Raises PictureError where it can't be read or shows no digit.
+    Args:
+      picture_path: the picture.
+      model_dir: the folder of the checkpoints.  The network there helps to tell digits from lines, shadows and blots,
+        and to cut digits that touch; without it only clear sheets are understood.
+      return_found: whether to return the Found that has the pixels, too.
+
+    Returns pixels, float32 [n, 784], the n digits in reading order, 0 = paper .. 1 = ink, in MNIST's form.  Raises
+    PictureError where the picture can't be read or shows no digit.
     """
-    pixels, boxes = find_digits(open_picture(picture_path))
-    return (pixels, boxes) if return_boxes else pixels
+    picture = open_picture(picture_path)
+    found = find_digits(picture, functools.partial(_score, model_dir=model_dir) if model_dir else None)
+    if not return_found:
+        return found.pixels
+    with Image.open(picture_path) as image:
+        return found._replace(scale=max(image.size) / max(picture.shape))
+
+
+def _score(pixels, model_dir):
+    """The log odds that each of the pixels [n, 784] is a whole digit, float [n]; and which are none, bool [n]."""
+    sess, x, y = _restored_network(model_dir)
+    probabilities = sess.run(y, {x: pixels})
+    return score_digits(pixels, probabilities, model_dir), is_no_digit(pixels, probabilities, model_dir)
 
 
 class Answer(NamedTuple):
@@ -188,6 +210,10 @@ class Answer(NamedTuple):
 
     def __str__(self):
         return self.error or f"{self.number} ({self.confidence:.1%})"
+
+
+# A less probable number would be printed with a confidence of 0.0%.
+_LEAST_CONFIDENCE_OF_NUMBER = 0.0005
 
 
 def restore_model(pixels, model_dir=MODEL_SAVE_PATH):
@@ -211,9 +237,8 @@ def restore_model(pixels, model_dir=MODEL_SAVE_PATH):
     between = "" if max(map(len, names)) == 1 else " "
     number = between.join(of_one_digit[0][0] for of_one_digit in guesses)
     confidence = float(probabilities.max(axis=1).prod())
-    # One unclear digit does not spoil a number; a picture of which most is unclear shows something else.
-    unclear = is_no_digit(pixels, probabilities, model_dir).mean() > 0.5
-    return Answer(number, confidence, tuple(guesses), _UNCLEAR if unclear else "")
+    is_unclear = confidence < _LEAST_CONFIDENCE_OF_NUMBER or _shows_no_number(pixels, probabilities, model_dir)
+    return Answer(number, confidence, tuple(guesses), _UNCLEAR if is_unclear else "")
 
 
 # A digit moved by a pixel, (down, right), is the same digit: the mean over five places errs less than one does.
@@ -283,17 +308,16 @@ class Reading(NamedTuple):
 
     path: str
     answer: Answer
-    pixels: np.ndarray = np.zeros([0, INPUT_NODE], np.float32)
-    boxes: np.ndarray = np.zeros([0, 4])
+    found: "Found" = None  # None where the picture could not be read, or shows no digit
 
 
 def read_picture(path, model_dir):
     """The Reading of the picture at `path`."""
     try:
-        pixels, boxes = pre_pic(path, return_boxes=True)
+        found = pre_pic(path, model_dir, return_found=True)
     except PictureError as error:
         return Reading(path, Answer(error=str(error)))
-    return Reading(path, restore_model(pixels, model_dir), pixels, boxes)
+    return Reading(path, restore_model(found.pixels, model_dir), found)
 
 
 def read_pictures(paths, model_dir):
@@ -448,14 +472,37 @@ _ENLARGED_SIDE = 112
 _SMALLEST = 1 / 30
 
 
-def find_digits(picture):
+class Found(NamedTuple):
+    """The digits that were found in a picture, in reading order, and how they were found."""
+
+    pixels: np.ndarray  # the n digits in MNIST's form, float32 [n, 784], 0 = paper .. 1 = ink
+    boxes: np.ndarray  # left, top, right, bottom of each in pixels of the picture, float [n, 4]
+    cuts: np.ndarray  # where touching digits were cut: the two ends of each cut, x, y, x, y, float [c, 4]
+    lines: np.ndarray  # the printed lines that were taken out, in the form of the cuts, float [l, 4]
+    odds: np.ndarray  # for each digit the logarithm of the odds that it is a whole digit, float [n]
+    is_refused: np.ndarray  # bool [n], which of them resemble no digit
+    scale: float = 1.0  # one pixel of `boxes`, `cuts` and `lines` is this many of the picture as it was opened
+
+
+# Where one way to see a picture gave credible digits, another must explain so many digits more, in the first case
+# where it finds as many digits, in the second where it finds others.
+_LEAST_GAIN = 0.3
+_LEAST_GAIN_OF_OTHERS = 1.0
+
+
+def find_digits(picture, score=None):
     """Find the digits of a picture.
+
+    What is ink, and where a digit ends, is decided by whether digits come out.  So the picture is seen in several ways,
+    the plain one first, until one gives clear digits and nothing else; the way with the most evidence wins.
 
     Args:
       picture: float32 [h, w, 3] in 0..1, as open_picture returns it.
+      score: a function of pixels, float32 [n, 784], that returns the log odds that each is a whole digit, float [n],
+        and which are refused as no digits, bool [n].  Without `score` the picture is seen in the plain way only, and
+        touching digits are not cut.
 
-    Returns (pixels, float32 [n, 784], the digits in reading order and in MNIST's form, 0 = paper .. 1 = ink; boxes,
-    float [n, 4], left, top, right, bottom of each in pixels of `picture`).  Raises PictureError where none is found.
+    Returns a Found.  Raises PictureError where no digit is found.
     """
     grey = _grey_from_colour(picture)
     shows_one_digit = max(grey.shape) <= _ONE_DIGIT_SIDE
@@ -466,18 +513,198 @@ def find_digits(picture):
         margin = max(grey.shape) // 2
         rim = [*grey[0], *grey[-1], *grey[:, 0], *grey[:, -1]]
         grey = np.pad(grey, margin, constant_values=np.median(rim))
+    best = _find_best(grey, shows_one_digit, score)
+    in_picture = {name: (getattr(best, name) - margin) / factor for name in ("boxes", "cuts", "lines")}
+    return best._replace(**in_picture)
+
+
+def _find_best(grey, shows_one_digit, score):
+    """The Found with the most evidence of all ways to see the picture grey [h, w], in its own pixels."""
+    best = None
+    first_error = None
+    for make_sheet in _list_sheets(grey, shows_one_digit):
+        try:
+            found = _read_sheet(make_sheet(), shows_one_digit, score)
+        except PictureError as error:
+            first_error = first_error or error
+            continue
+        if best is None or _explains_more(found, best):
+            best = found
+        if score is None or _is_clear(best):
+            break
+    if best is None:
+        raise first_error
+    return best
+
+
+def _explains_more(found, best):
+    """Whether a Found explains so much more than the best one before it that it is to be preferred."""
+    is_credible = (best.odds > _RARE_ODDS) & ~best.is_refused
+    least = 0
+    if is_credible.mean() > 0.5:
+        least = _LEAST_GAIN if len(found.odds) == len(best.odds) else _LEAST_GAIN_OF_OTHERS
+    return _sum_evidence(found) > _sum_evidence(best) + least
+
+
+def _sum_evidence(found):
+    """How many digits speak for a Found: each counts from -1, surely none, to 1, surely one."""
+    evidence = np.tanh(found.odds / 2)
+    # A rare form of a digit is no evidence against it.
+    is_rare = ~found.is_refused & (found.odds > _RARE_ODDS)
+    width, height = (found.boxes[:, 2:] - found.boxes[:, :2]).T
+    weight = np.clip(width / height / _NARROW, _WEIGHT_OF_STROKE, 1)  # Any stroke looks like a 1.
+    return (weight * np.where(is_rare, np.maximum(evidence, 0), evidence)).sum()
+
+
+def _is_clear(found):
+    """Whether a Found needs no second look."""
+    least = _RARE_ODDS if len(found.odds) == 1 else _DOUBTFUL_ODDS
+    return not found.is_refused.any() and (found.odds > least).all()
+
+
+# Below these log odds a piece of ink may be something else than one whole digit.
+_DOUBTFUL_ODDS = -0.5
+# Some digits of real hands have log odds down to this.
+_RARE_ODDS = -3.0
+# A digit whose width is less than this share of its height counts less, down to this weight.
+_NARROW = 0.5
+_WEIGHT_OF_STROKE = 0.5
+
+
+class _Sheet(NamedTuple):
+    """One way to see a picture: how much each pixel stands out from the paper."""
+
+    contrast: np.ndarray  # float32 [h, w], 1 = black on white
+    threshold: float  # the contrast above which a pixel is ink
+    corner: tuple  # left and top of the sheet in the picture
+    lines: np.ndarray  # the printed lines that were taken out, float [l, 4]
+
+
+def _list_sheets(grey, shows_one_digit):
+    """Yield functions that make a _Sheet of the picture grey [h, w], or raise PictureError; the plain one first."""
+
+    @functools.cache
+    def plain():
+        return _see_sheet(grey, shows_one_digit)
+
+    yield plain
+    yield lambda: _without_lines(plain())
+    yield lambda: _see_sheet(_smooth(grey), shows_one_digit)
+    inner = _cut_sheet_out(grey)
+    if inner is not None:
+        sheet, corner, outside = inner
+
+        @functools.cache
+        def on_sheet():
+            seen = _see_sheet(sheet, shows_one_digit)
+            return seen._replace(contrast=np.where(outside, 0, seen.contrast), corner=corner)
+
+        yield on_sheet
+        yield lambda: _without_lines(on_sheet())
+
+
+def _smooth(grey):
+    """grey [h, w] without the grain of coarse paper, each pixel the mean of its neighbours."""
+    height, width = grey.shape
+    half = _resize(grey, -(-height // _GRAIN), -(-width // _GRAIN), Image.Resampling.BOX)
+    return _resize(half, height, width)
+
+
+# The grain of coarse paper is finer than so many pixels.
+_GRAIN = 3
+
+
+def _see_sheet(grey, shows_one_digit):
+    """The _Sheet of the picture grey [h, w] as it is."""
     contrast, threshold = _measure_ink(grey if _is_ink_dark(grey) else -grey)
     if shows_one_digit:  # So few pixels are mostly edges, and an edge lies where the contrast is half the full ink's.
         threshold = np.percentile(contrast, 99.5) / 2
-    pieces = _find_strokes(contrast, threshold)
+    return _Sheet(contrast, threshold, (0, 0), np.zeros([0, 4]))
+
+
+def _read_sheet(sheet, shows_one_digit, score):
+    """Find the digits of a _Sheet; returns a Found.  Raises PictureError where there is none."""
+    pieces = _find_strokes(sheet.contrast, sheet.threshold)
     groups = [np.flatnonzero(pieces.keep)] if shows_one_digit else _group_into_digits(pieces)
+    count = len(groups)
+    if score is not None and not shows_one_digit:
+        groups = groups + _list_loose_pieces(pieces, groups)
     frames = np.array([pieces.frame_of(group) for group in groups])
-    is_large = (frames[:, 2:] - frames[:, :2]).max(1) >= _SMALLEST * max(grey.shape)
-    if not is_large.any():
+    is_large = (frames[:, 2:] - frames[:, :2]).max(1) >= _SMALLEST * max(sheet.contrast.shape)
+    if not is_large[:count].any():
         raise PictureError("shows no digit, only a dot: come nearer with the camera.")
-    order = np.flatnonzero(is_large)[_reading_order(frames[is_large])]
-    pixels = [_to_mnist(_cut_out(contrast, pieces, groups[i], frames[i])) for i in order]
-    return np.stack(pixels), (frames[order] - margin) / factor
+    parts = []
+    is_large[count:] = True
+    for i in np.flatnonzero(is_large):
+        ink = _cut_out(sheet.contrast, pieces, groups[i], frames[i])
+        parts.append(_Part(_to_mnist(ink), frames[i], ink, is_loose=i >= count))
+    if score is not None:
+        parts = _score_parts(parts, score)
+        parts = _drop_rim_strokes(parts, sheet.contrast.shape)
+        if not shows_one_digit and len(parts) <= _MOST_DIGITS_TO_CUT:
+            parts = [one for part in parts for one in _split(part, score)]
+    order = _reading_order(np.array([part.box for part in parts]))
+    parts = [parts[i] for i in order]
+    corner = np.array([*sheet.corner, *sheet.corner])
+    return Found(
+        np.stack([part.pixels for part in parts]),
+        np.array([part.box for part in parts]) + corner,
+        np.reshape([part.cut for part in parts if part.cut is not None], [-1, 4]) + corner,
+        sheet.lines + corner,
+        np.array([part.odds for part in parts]),
+        np.array([part.is_refused for part in parts]),
+    )
+
+
+# A sheet of more digits is a page, on which nothing is cut, since that would take too long.
+_MOST_DIGITS_TO_CUT = 60
+
+
+class _Part(NamedTuple):
+    """A piece of ink that is taken for one digit."""
+
+    pixels: np.ndarray  # float32 [784], in MNIST's form
+    box: np.ndarray  # left, top, right, bottom
+    ink: np.ndarray = None  # float32 [h, w], as _cut_out returns it; a margin of 2 pixels is round the box
+    is_loose: bool = False  # It is small and far from the others, so it is a digit only where it looks like one.
+    odds: float = 0.0  # the log odds that it is a whole digit
+    is_refused: bool = False  # whether it resembles no digit
+    cut: np.ndarray = None  # the cut to its left, x, y, x, y
+
+
+def _score_parts(parts, score):
+    """The _Parts with their odds; loose ones that are no clear digit are left out."""
+    scores = zip(*score(np.stack([part.pixels for part in parts])), strict=True)
+    scored = [part._replace(odds=odds, is_refused=refused) for part, (odds, refused) in zip(parts, scores, strict=True)]
+    return [part for part in scored if not part.is_loose or part.odds > _LOOSE_ODDS]
+
+
+def _drop_rim_strokes(parts, shape):
+    """The _Parts without the strokes that run along the rim of a sheet [h, w]: the edge of the sheet or its shadow."""
+
+    def is_inside(part):
+        left, top, right, bottom = part.box
+        return right - left > _RIM_STROKE * (bottom - top) or (left > 1 and right < shape[1] - 1)
+
+    inside = [part for part in parts if is_inside(part)]
+    return inside if len(inside) >= 2 else parts
+
+
+# A piece that touches the left or right rim is such a stroke if its width is less than this share of its height.
+_RIM_STROKE = 0.35
+
+
+# A small piece far from the others is a digit from these log odds on, and from this share of the digits' height on.
+_LOOSE_ODDS = 1.0
+_LOOSE_HEIGHT = 0.3
+
+
+def _list_loose_pieces(pieces, groups):
+    """The pieces that _group_into_digits drops although they may be small digits, each as a group of one."""
+    kept = np.flatnonzero(pieces.keep)
+    least = _LOOSE_HEIGHT * _typical_height(pieces.heights[kept], pieces.areas[kept])
+    loose = np.setdiff1d(kept[pieces.heights[kept] >= least], np.concatenate(groups))
+    return [np.array([number]) for number in loose]
 
 
 # -------- Paper and ink
@@ -562,6 +789,180 @@ def _find_threshold(contrast):
         raise PictureError(_NO_DIGIT)
     full_ink = (ink**2).sum() / ink.sum()  # the mean, weighted by itself for the strokes' dark core
     return max(least, _EDGE * full_ink)
+
+
+# -------- The sheet on a table, and printed lines on the sheet
+
+# The sheet is looked for in a picture of at most this many pixels a side, with this many thresholds.
+_COARSE_SIDE = 200
+_SHEET_LEVELS = 12
+# A sheet covers at least and at most this share of the picture.
+_SHEET_SHARES = (0.06, 0.95)
+# At least this share of the area between the outermost edges of a sheet, in each row and each column, is the sheet.
+_SOLID = 0.9
+# At the edge of a sheet the picture changes within five coarse pixels by at least this share of the difference between
+# sheet and table.  Where a light fades, the picture changes by less.
+_SHEET_EDGE = 0.5
+
+
+def _cut_sheet_out(grey):
+    """Cut out the sheet of paper that lies on something darker in grey [h, w].
+
+    Returns (grey of the sheet, float32 [m, n]; its corner, left and top; bool [m, n], what is not on the sheet), or
+    None where there is no such sheet.
+    """
+    height, width = grey.shape
+    shrink = max(1, max(grey.shape) / _COARSE_SIDE)
+    small = _resize(grey, max(1, round(height / shrink)), max(1, round(width / shrink)), Image.Resampling.BOX)
+    mask = _find_sheet(small)
+    if mask is None:
+        return None
+    # The edge of the sheet itself is not writing.
+    mask = _erode(np.pad(mask, 2), 5, 5)[2:-2, 2:-2]
+    is_sheet = _resize(mask.astype(np.float32), height, width, Image.Resampling.BILINEAR) > 0.5
+    rows = np.flatnonzero(is_sheet.any(axis=1))
+    columns = np.flatnonzero(is_sheet.any(axis=0))
+    if not rows.size:
+        return None
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    outside = ~is_sheet[window]
+    sheet = np.where(outside, np.median(grey[is_sheet]), grey[window]).astype(np.float32)
+    return sheet, (columns[0], rows[0]), outside
+
+
+def _find_sheet(small):
+    """Of the light areas of small [h, w] that are solid the one with the sharpest edge, as bool [h, w], or None."""
+    if min(small.shape) < 10:
+        return None
+    step = _dilate(small, 5, 5) - _erode(small, 5, 5)
+    best = None
+    sharpest = _SHEET_EDGE
+    for level in np.linspace(small.min(), small.max(), _SHEET_LEVELS + 2)[1:-1]:
+        areas = _find_components(_dilate(_erode(small > level, 3, 3), 3, 3))
+        if not areas.areas.size:
+            continue
+        mask = _fill_holes(areas.labels == areas.areas.argmax())
+        if not _SHEET_SHARES[0] <= mask.mean() <= _SHEET_SHARES[1] or not _is_solid(mask):
+            continue
+        inner = np.pad(np.ones(np.subtract(mask.shape, 4), bool), 2)  # The rim of the picture is no edge of a sheet.
+        edge = mask & ~_erode(mask, 3, 3) & inner
+        difference = np.median(small[mask]) - np.median(small[~mask])
+        sharpness = step[edge].mean() / max(difference, 1e-6) if edge.any() else 0
+        if sharpness > sharpest:
+            best = mask
+            sharpest = sharpness
+    return best
+
+
+def _fill_holes(mask):
+    """mask [h, w] and what it encloses."""
+    ground = _find_components(~np.pad(mask, 1))
+    return (ground.labels != ground.labels[0, 0])[1:-1, 1:-1]
+
+
+def _is_solid(mask):
+    """Whether mask [h, w] has few gaps between the first and the last of each row and each column, as a sheet has."""
+    for turned in (mask, mask.T):
+        first = turned.argmax(axis=1)
+        last = turned.shape[1] - turned[:, ::-1].argmax(axis=1)
+        if turned.sum() < _SOLID * (last - first)[turned.any(axis=1)].sum():
+            return False
+    return True
+
+
+# A printed line is at least so many times as long as it is thick, and at least this share of the picture's side long.
+_LINE_LENGTH = 10
+_LINE_SHARE = 0.35
+# At least this share of a line is seen; strokes hide the rest.
+_LINE_SEEN = 0.6
+# Printed lines lean by at most so much: pixels down for each pixel to the right.
+_LINE_SLOPES = np.linspace(-0.12, 0.12, 49)
+# At most so many lines are taken out in each direction.
+_MOST_LINES = 40
+
+
+def _without_lines(sheet):
+    """The _Sheet without printed lines: of forms, of ruled and of squared paper.  Raises PictureError without lines."""
+    everything = _find_components(sheet.contrast > sheet.threshold)
+    mask = everything.mask_of(~_lies_beside_paper(everything))
+    across, across_lines = _find_lines(mask)
+    upright, upright_lines = _find_lines(mask.T)
+    lines = np.concatenate([across_lines, upright_lines[:, [1, 0, 3, 2]]])
+    if not len(lines):
+        raise PictureError(_NO_DIGIT)
+    on_line = across | upright.T
+    # The paler edges of a line go with it, but not those of a stroke that stays.
+    edges = _dilate(on_line, 5, 5) & ~_dilate(mask & ~on_line, 3, 3)
+    beside = (everything.labels >= 0) & ~mask
+    return sheet._replace(contrast=np.where(on_line | edges | beside, 0, sheet.contrast), lines=lines)
+
+
+def _find_lines(mask):
+    """Find nearly horizontal straight lines in mask [h, w] by a Hough transform of its thin vertical runs.
+
+    Returns (bool [h, w], the pixels of the lines, without the strokes that cross them; their ends, float [l, 4]).
+    """
+    height, width = mask.shape
+    shortest = _LINE_SHARE * width
+    tall = np.pad(mask, ((1, 1), (0, 0))).astype(np.int8)
+    column, start = np.nonzero(np.diff(tall, axis=0).T == 1)
+    end = np.nonzero(np.diff(tall, axis=0).T == -1)[1]
+    thick = end - start
+    is_thin = thick <= width / _LINE_LENGTH
+    column, start, end, thick = (values[is_thin] for values in (column, start, end, thick))
+    middle = (start + end) / 2
+    on_line = np.zeros_like(mask)
+    lines = []
+    bin_height = max(2.0, height / 150)
+    free = np.ones(len(column), bool)
+    for _ in range(_MOST_LINES):
+        slope, offset = _find_best_line(column[free], middle[free], bin_height, height, width)
+        near = free & (np.abs(middle - slope * column - offset) < bin_height)
+        left, right = _longest_stretch(column[near], width)
+        near &= (column >= left) & (column < right)
+        if right - left < shortest or not near.any():
+            break
+        usual = np.median(thick[near])
+        free &= ~near
+        if right - left < _LINE_LENGTH * usual:
+            continue
+        for x, y0, y1 in zip(
+            *(values[near & (thick <= 1.5 * usual + 1)] for values in (column, start, end)), strict=True
+        ):
+            on_line[y0:y1, x] = True
+        lines.append([left, slope * left + offset, right, slope * right + offset])
+    return on_line, np.reshape(lines, [-1, 4])
+
+
+def _find_best_line(column, middle, bin_height, height, width):
+    """The slope and offset of the straight line near which most of the points lie."""
+    best = (0, 0.0, 0.0)
+    for slope in _LINE_SLOPES:
+        bins = np.int64((middle - slope * column) / bin_height) + int(0.12 * width / bin_height) + 1
+        counts = np.bincount(bins, minlength=2)
+        counts = counts[1:] + counts[:-1]
+        fullest = counts.argmax()
+        if counts[fullest] > best[0]:
+            offset = (fullest - int(0.12 * width / bin_height)) * bin_height
+            best = (counts[fullest], slope, offset)
+    return best[1:]
+
+
+def _longest_stretch(column, width):
+    """The start and end of the longest stretch of columns of which _LINE_SEEN are seen, across a digit's gap."""
+    seen = np.zeros(width, bool)
+    seen[column] = True
+    places = np.flatnonzero(seen)
+    if not places.size:
+        return 0, 0
+    gaps = np.flatnonzero(np.diff(places) > 0.1 * width)
+    starts = places[np.append(0, gaps + 1)]
+    ends = places[np.append(gaps, len(places) - 1)] + 1
+    count = np.cumsum(np.append(0, seen))
+    good = count[ends] - count[starts] >= _LINE_SEEN * (ends - starts)
+    lengths = (ends - starts) * good
+    longest = lengths.argmax()
+    return starts[longest], starts[longest] + lengths[longest]
 
 
 # -------- Strokes
@@ -820,6 +1221,152 @@ def _reading_order(boxes):
     return [i for row in rows for i in row]
 
 
+# -------- Touching digits
+
+# A piece may be several digits that touch if its width is more than this share of its height and it is no clear digit.
+_WIDE = 0.9
+_CLEAR_ODDS = 2.0
+# Cuts lean to the right by these shares of their height.
+_SLANTS = (-0.5, -0.33, -0.17, 0, 0.17, 0.33, 0.5)
+# Two cuts are at least this share of the piece's height apart.
+_CUT_DISTANCE = 1 / 12
+# A part between two cuts is at least and at most so wide, as a share of the piece's height, and at least so high.
+_PART_WIDTHS = (0.1, 1.25)
+_PART_HEIGHT = 0.5
+# The logarithm of the probability that two neighbours touch; and the price of each stroke's width of ink on the cut.
+_PRICE_OF_CUT = 0.5
+_PRICE_OF_INK = 0.3
+
+
+def _split(part, score):
+    """Cut a piece of ink into the digits that explain it best: over-segmentation and dynamic programming.
+
+    The probability of a row of digits is the product of their probabilities, and each cut lowers it.
+
+    Args:
+      part: the piece, a _Part.
+      score: as for find_digits.
+
+    Returns a list of _Parts from left to right; [part] where cuts explain nothing better.
+    """
+    height, width = part.ink.shape
+    is_wide = width > _WIDE * height and part.odds < _CLEAR_ODDS
+    if not is_wide and part.odds > _DOUBTFUL_ODDS:
+        return [part]
+    cuts = [None, *_find_cuts(part.ink), None]
+    spans = _list_spans(part.ink, cuts)
+    if not spans:
+        return [part]
+    between = [_between(part.ink, cuts[i], cuts[j]) for i, j in spans]
+    pixels = [_to_mnist(ink) for ink in between]
+    odds, refused = score(np.stack(pixels))
+    # best[j] is the largest logarithm of the probability up to cut j, and the spans that give it.
+    best = {0: (0.0, [])}
+    for n, (i, j) in enumerate(spans):
+        if i in best:
+            price = _PRICE_OF_CUT + _PRICE_OF_INK * cuts[i].ink if i else 0
+            total = best[i][0] + _log_probability(odds[n]) - price
+            if j not in best or total > best[j][0]:
+                best[j] = (total, [*best[i][1], n])
+    total, chosen = best.get(len(cuts) - 1, (-np.inf, []))
+    if total <= _log_probability(part.odds):
+        return [part]
+    corner = np.maximum(part.box[:2] - 2, 0)
+    return [
+        _Part(
+            pixels[n],
+            _box_of(between[n], corner),
+            None,
+            False,
+            odds[n],
+            refused[n],
+            _draw_cut(cuts[spans[n][0]], corner, height),
+        )
+        for n in chosen
+    ]
+
+
+def _list_spans(ink, cuts):
+    """The pairs (i, j) of cuts between which one digit may lie, but for the whole piece, sorted by j."""
+    height, width = ink.shape
+    last = len(cuts) - 1
+    spans = []
+    for j in range(1, last + 1):
+        for i in range(j):
+            left = cuts[i].x if i else 0
+            right = cuts[j].x if j < last else width
+            is_whole = i == 0 and j == last
+            if is_whole or not _PART_WIDTHS[0] * height <= right - left <= _PART_WIDTHS[1] * height:
+                continue
+            rows = (_between(ink, cuts[i], cuts[j]) > 0.5).any(axis=1)
+            if rows.sum() >= _PART_HEIGHT * height:
+                spans.append((i, j))
+    return spans
+
+
+def _box_of(ink, corner):
+    """[left, top, right, bottom] of the strokes of ink [h, w], of which left and top are at `corner`."""
+    rows = np.flatnonzero((ink > 0.5).any(axis=1))
+    columns = np.flatnonzero((ink > 0.5).any(axis=0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) + np.array([*corner, *corner])
+
+
+def _draw_cut(cut, corner, height):
+    """The ends of a _Cut through a piece of that height, [x, y, x, y], or None for the piece's own edge."""
+    if cut is None:
+        return None
+    left, top = corner
+    lean = cut.slant * height / 2
+    return np.array([left + cut.x - lean, top, left + cut.x + lean, top + height])
+
+
+def _log_probability(odds):
+    """The logarithm of the probability with these log odds."""
+    return -np.logaddexp(0, -odds)
+
+
+class _Cut(NamedTuple):
+    """A straight cut through a piece of ink."""
+
+    x: float  # where it crosses the middle of the piece's height
+    slant: float  # by how many pixels it goes to the right for each pixel down
+    ink: float  # how much ink lies on it, in widths of a stroke
+
+
+def _find_cuts(ink):
+    """The cuts through ink [h, w] that may separate two digits, from left to right: those that cross the least ink."""
+    height, width = ink.shape
+    down = np.arange(height) - height / 2
+    x = np.arange(_PART_WIDTHS[0] * height, width - _PART_WIDTHS[0] * height, max(1, height / 40))
+    if not x.size:
+        return []
+    crossed = []
+    for slant in _SLANTS:
+        columns = np.rint(x[:, None] + slant * down).astype(int)
+        is_inside = (columns >= 0) & (columns < width)
+        on_cut = ink[np.arange(height), np.clip(columns, 0, width - 1)] * is_inside
+        crossed.append(on_cut.sum(axis=1) / _stroke_width(ink > 0.5) + 0.15 * abs(slant))
+    slant = np.argmin(crossed, axis=0)
+    least = np.min(crossed, axis=0)
+    chosen = []
+    for i in np.argsort(least, kind="stable"):
+        if all(abs(x[i] - x[j]) >= _CUT_DISTANCE * height for j in chosen):
+            chosen.append(i)
+    return [_Cut(x[i], _SLANTS[slant[i]], least[i]) for i in sorted(chosen)]
+
+
+def _between(ink, left, right):
+    """The ink [h, w] between two cuts, of which either may be None."""
+    height, width = ink.shape
+    y, x = np.ogrid[:height, :width]
+    mask = np.ones(ink.shape, bool)
+    if left:
+        mask &= x >= left.x + left.slant * (y - height / 2)
+    if right:
+        mask &= x < right.x + right.slant * (y - height / 2)
+    return np.where(mask, ink, 0)
+
+
 # Strokes down to this share of the digit's full ink are brought up to full ink.  What is paler is a smudge and stays
 # pale.
 _PRESSURE = 0.4
@@ -949,9 +1496,6 @@ def _centre(ink):
 
 # An outline, in this section and in the file outlines.npz, is a digit's picture blurred and at half size.
 
-# A digit of which the network is less sure than this is doubted.  Of 439 real digits three had a confidence below 0.6,
-# so at 0.5 hardly one is doubted.
-_LEAST_CONFIDENCE = 0.5
 # What is further from all training digits of its class than almost any of these is from the others is no digit: this
 # share of them lies beyond that distance.  Of ten drawings seven to nine do.
 _STRANGE_SHARE = 0.002
@@ -959,15 +1503,51 @@ _STRANGE_SHARE = 0.002
 _OUTLINE_SAMPLES = 20000
 
 
-def is_no_digit(pixels, probabilities, model_dir):
-    """Tell digits from letters, drawings and blots, of which the network alone would be sure, too.
+# The log odds are a sum of features with these weights, fitted by logistic regression: whole digits of MNIST's training
+# set against pairs of them that touch and against pieces of such pairs that were cut at the wrong place.
+_ODDS_WEIGHTS = {
+    "distance": -6.36,  # to the nearest training digit of the class, in units of the distance that is strange
+    "log probability": 0.14,  # of the class
+    "log improbability": -0.18,  # the logarithm of 1 minus that
+    "narrow": 1.98,  # the width as a share of the height, at most 1
+    "wide": -4.11,  # how much more than 1 that share is
+    "bias": 0.2,
+}
+
+
+def score_digits(pixels, probabilities, model_dir):
+    """How surely each picture is one whole digit: not two that touch, half a digit, a letter or a blot.
 
     Args:
       pixels: float32 [n, 784].
       probabilities: what the network says of them, float32 [n, classes].
       model_dir: the folder with the outlines of training digits.
 
-    Returns bool [n].
+    Returns the log odds, float [n].
+    """
+    likeliest = np.clip(probabilities.max(axis=1), 1e-5, 1 - 1e-5)
+    is_ink = pixels.reshape(-1, IMAGE_SIDE, IMAGE_SIDE) > 0.5
+    aspect = is_ink.any(axis=1).sum(axis=1) / np.maximum(is_ink.any(axis=2).sum(axis=1), 1)
+    features = {
+        "distance": _measure_strangeness(pixels, probabilities.argmax(axis=1), model_dir),
+        "log probability": np.log(likeliest),
+        "log improbability": np.log(1 - likeliest),
+        "narrow": np.minimum(aspect, 1),
+        "wide": np.maximum(aspect - 1, 0),
+        "bias": np.ones(len(pixels)),
+    }
+    return sum(weight * features[name] for name, weight in _ODDS_WEIGHTS.items())
+
+
+# A digit of which the network is less sure than this is doubted.  Of 439 real digits three had a confidence below 0.6,
+# so at 0.5 hardly one is doubted.
+_LEAST_CONFIDENCE = 0.5
+
+
+def is_no_digit(pixels, probabilities, model_dir):
+    """Tell digits from letters, drawings and blots, of which the network alone would be sure, too.
+
+    The arguments are as for score_digits.  Returns bool [n].
     """
     is_doubtful = probabilities.max(axis=1) < _LEAST_CONFIDENCE
     return is_doubtful | _is_strange(pixels, probabilities.argmax(axis=1), model_dir)
@@ -975,9 +1555,31 @@ def is_no_digit(pixels, probabilities, model_dir):
 
 def _is_strange(pixels, classes, model_dir):
     """bool [n]: which of the pixels [n, 784] resemble no training digit of the class that they got, int [n]."""
+    return _measure_strangeness(pixels, classes, model_dir) > 1
+
+
+# The least mean of the log odds, plus the logarithm of the least probability of a digit, of one digit and of several.
+# Several pieces of something else look like digits more easily than one does, since strokes look like a 1.
+_LEAST_ODDS_OF_ONE = -4.5
+_LEAST_ODDS_OF_SEVERAL = -0.5
+
+
+def _shows_no_number(pixels, probabilities, model_dir):
+    """Whether a picture shows something else than a number; the arguments are as for score_digits.
+
+    One unclear digit does not spoil a number; a picture of which most is unclear shows something else.
+    """
+    if is_no_digit(pixels, probabilities, model_dir).mean() > 0.5:
+        return True
+    likelihood = score_digits(pixels, probabilities, model_dir).mean() + np.log(probabilities.max(axis=1).min())
+    return likelihood < (_LEAST_ODDS_OF_ONE if len(pixels) == 1 else _LEAST_ODDS_OF_SEVERAL)
+
+
+def _measure_strangeness(pixels, classes, model_dir):
+    """float [n]: how far each picture is from the nearest training digit of its class; 1 is the distance of strange."""
     known, known_classes, strange_distance = _read_outlines(model_dir)
     likeness = np.where(classes[:, None] == known_classes, _get_outlines(pixels) @ known.T, -1)
-    return 1 - likeness.max(axis=1, initial=-1) > strange_distance
+    return (1 - likeness.max(axis=1, initial=-1)) / strange_distance
 
 
 # float32 [28, 14]: halves a side.  Each column takes four neighbours with the weights 1/4, 3/4, 3/4, 1/4; without this
@@ -1066,7 +1668,7 @@ class _Album:
         reading = reading._replace(answer=_rename_classes(reading.answer, self.drawn_names))
         save_picture(_draw_reading(reading), self.look_dir / f"{self.count:04d}-{shorten_stem(reading.path)}.png")
         caption = draw_text(f"{Path(reading.path).name[-60:]}: {reading.answer}", 200)
-        self.cells.append(arrange_in_grid([draw_boxes(reading.path, reading.boxes, 200), caption], columns=1))
+        self.cells.append(arrange_in_grid([draw_found(reading.path, reading.found, 200), caption], columns=1))
         if len(self.cells) == _CONTACT_SHEET_PICTURES:
             self.save_sheet()
 
@@ -1093,21 +1695,23 @@ def shorten_stem(path):
 
 def _draw_reading(reading):
     """An RGB picture: the photo with its digits boxed, what the network saw, and the three likeliest digits of each."""
-    photo = draw_boxes(reading.path, reading.boxes, 480)
+    photo = draw_found(reading.path, reading.found, 480)
     digits = []
-    for pixels, guesses in zip(reading.pixels, reading.answer.guesses, strict=True):
-        caption = ", ".join(f"{name:.20}:\xa0{probability:.1%}" for name, probability in guesses)
-        digits.append(draw_digit(pixels, caption, 112))
+    if reading.found:
+        for pixels, guesses in zip(reading.found.pixels, reading.answer.guesses, strict=True):
+            caption = ", ".join(f"{name:.20}:\xa0{probability:.1%}" for name, probability in guesses)
+            digits.append(draw_digit(pixels, caption, 112))
     if digits:
         photo = arrange_in_grid([photo, arrange_in_grid(digits, columns=max(3, len(digits) // 3))], columns=2)
     title = draw_text(f"{Path(reading.path).name}: {reading.answer}", photo.width, size=18)
     return arrange_in_grid([title, photo], columns=1)
 
 
-def draw_boxes(path, boxes, side):
-    """The picture at `path` with its boxes, [n, 4] as of find_digits, as RGB, at most `side` pixels wide and high.
+def draw_found(path, found, side):
+    """The picture at `path` with what was found in it, as RGB, at most `side` pixels wide and high.
 
-    Where it can't be read there is a grey square.
+    Digits are boxed in red, cuts between touching digits are magenta, printed lines that were taken out are blue.
+    `found` is a Found or None.  Where the picture can't be read there is a grey square.
     """
     try:
         photo = Image.fromarray(np.uint8(open_picture(path) * 255))
@@ -1115,8 +1719,14 @@ def draw_boxes(path, boxes, side):
         photo = Image.new("RGB", (side, side), "lightgrey")
     scale = side / max(photo.size)
     photo = photo.resize([max(1, round(length * scale)) for length in photo.size])
-    for box in boxes:
-        ImageDraw.Draw(photo).rectangle([edge * scale for edge in box], outline="red", width=2)
+    draw = ImageDraw.Draw(photo)
+    if found:
+        for ends in found.lines:
+            draw.line((ends * scale).tolist(), "blue", width=1)
+        for ends in found.cuts:
+            draw.line((ends * scale).tolist(), "magenta", width=2)
+        for box in found.boxes:
+            draw.rectangle((box * scale).tolist(), outline="red", width=2)
     return photo
 
 

@@ -495,16 +495,17 @@ def read_digits(one, picture_dir, found_dir):
     if is_taken_as_it_is:
         pixels = grey.reshape(1, INPUT_NODE)
     else:
-        pixels, boxes = mnist_app.find_digits(picture)
+        found = mnist_app.find_digits(picture)
+        pixels = found.pixels
         if not one.line:
-            sizes = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+            sizes = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1)
             pixels = pixels[[sizes.argmax()]]
     if len(pixels) != len(one.labels):
         difference = f"shows {len(pixels)} digits, its label has {len(one.labels)}"
         if is_taken_as_it_is:
             raise PictureError(difference)
         shown = found_dir / f"{mnist_app.shorten_stem(one.path)}-found.png"
-        mnist_app.save_picture(mnist_app.draw_boxes(one.path, boxes, 1000), shown)
+        mnist_app.save_picture(mnist_app.draw_found(one.path, found, 1000), shown)
         raise PictureError(f"{difference}: {shown} shows which were found")
     return [digit.tobytes() for digit in np.rint(pixels * 255).astype(np.uint8)], is_taken_as_it_is
 

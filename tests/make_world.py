@@ -93,7 +93,7 @@ def narrow(image, label, rng):
 def find_largest(image):
     """The largest digit that the app finds in a Pillow image of mode L, float32 [784]; PictureError where none is."""
     grey = np.asarray(image, np.float32) / 255
-    pixels, boxes = mnist_app.find_digits(np.stack([grey, grey, grey], axis=2))
+    pixels, boxes = mnist_app.find_digits(np.stack([grey, grey, grey], axis=2))[:2]
     sizes = boxes[:, 2:] - boxes[:, :2]
     return pixels[sizes.prod(axis=1).argmax()]
 

@@ -183,9 +183,12 @@ def test_every_way_to_an_answer_goes_through_pre_pic_and_restore_model(model, mo
         asked.append((given, *model_dir))
         return mnist_app.Answer("42", 0.72, GUESSES)
 
-    def pre_pic(path, return_boxes=False):
-        assert str(path) == str(PIC / "1.png")
-        return (pixels, boxes) if return_boxes else pixels
+    nothing = np.zeros([0, 4])
+    found = mnist_app.Found(pixels, boxes, nothing, nothing, np.zeros(2), np.zeros(2, bool), scale=2.0)
+
+    def pre_pic(path, model_dir, return_found=False):
+        assert str(path) == str(PIC / "1.png") and model_dir == model
+        return found if return_found else pixels
 
     monkeypatch.setattr(mnist_app, "pre_pic", pre_pic)
     monkeypatch.setattr(mnist_app, "restore_model", restore_model)
@@ -193,9 +196,10 @@ def test_every_way_to_an_answer_goes_through_pre_pic_and_restore_model(model, mo
     options = {"prompt": [], "arguments": [PIC / "1.png"], "json": ["--json", PIC / "1.png"]}
     options["look"] = ["--look", tmp_path / "look", PIC / "1.png"]
     said = run_main(monkeypatch, capsys, "--model", model, *options[way])
+    details = {"each": [0.9, 0.8], "boxes": [[20, 40, 220, 440], [300, 40, 500, 440]]}
     expected = {
         "prompt": "The prediction number is: 42\n(72.0% sure)\n",
-        "json": json.dumps({"picture": str(PIC / "1.png"), "digits": "42", "probability": 0.72}) + "\n",
+        "json": json.dumps({"picture": str(PIC / "1.png"), "digits": "42", "probability": 0.72, **details}) + "\n",
     }
     assert said.endswith(expected.get(way, f"{PIC / '1.png'}: 42 (72.0%)\n"))
     [(given, model_dir)] = asked
@@ -222,7 +226,7 @@ def test_answers_are_not_held_back_for_their_pictures(model, monkeypatch, capsys
 @pytest.fixture
 def answer_with(model, monkeypatch):
     """Let the network give these probabilities, and all digits look familiar; returns its Answer."""
-    monkeypatch.setattr(mnist_app, "_is_strange", lambda pixels, classes, model_dir: np.zeros(len(pixels), bool))
+    monkeypatch.setattr(mnist_app, "_measure_strangeness", lambda pixels, classes, model_dir: np.zeros(len(pixels)))
 
     def answer_with(probabilities):
         network = types.SimpleNamespace(run=lambda y, feed: np.array(probabilities))
@@ -405,8 +409,11 @@ def test_every_answer_is_on_a_contact_sheet(monkeypatch, tmp_path):
 
 def test_boxes_are_drawn_round_the_digits_at_any_scale(tmp_path):
     Image.new("RGB", (400, 200), "white").save(tmp_path / "sheet.png")
+    nothing = np.zeros([0, 4])
+    boxes = np.array([[100.0, 40, 300, 160]])
+    found = mnist_app.Found(np.zeros([1, 784]), boxes, nothing, nothing, np.zeros(1), np.zeros(1, bool))
     for side in (100, 400, 800):
-        shown = np.asarray(mnist_app.draw_boxes(tmp_path / "sheet.png", np.array([[100.0, 40, 300, 160]]), side))
+        shown = np.asarray(mnist_app.draw_found(tmp_path / "sheet.png", found, side))
         rows, columns = np.nonzero((shown == (255, 0, 0)).all(2))
         scale = side / 400
         expected = np.array([100, 40, 300, 160]) * scale
@@ -418,7 +425,7 @@ def test_the_box_of_a_small_picture_lies_round_its_ink(digits, tmp_path):
     (_, (images, _)) = digits
     for i in range(20):
         Image.fromarray(images[i]).save(tmp_path / "digit.png")
-        _, [box] = mnist_app.pre_pic(tmp_path / "digit.png", return_boxes=True)
+        [box] = mnist_app.pre_pic(tmp_path / "digit.png", return_found=True).boxes
         rows, columns = np.flatnonzero((images[i] > 100).any(1)), np.flatnonzero((images[i] > 100).any(0))
         ink = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         assert np.abs(box - ink).max() <= 1.5
@@ -433,7 +440,9 @@ def test_each_digit_is_shown_over_its_own_guesses(monkeypatch):
 
     monkeypatch.setattr(mnist_app, "draw_digit", draw_digit)
     pixels = np.repeat(np.float32([[0.2], [0.6]]), 784, axis=1)
-    reading = mnist_app.Reading(str(PIC / "1.png"), mnist_app.Answer("42", 0.72, GUESSES), pixels, np.zeros((2, 4)))
+    nothing = np.zeros([0, 4])
+    found = mnist_app.Found(pixels, np.zeros([2, 4]), nothing, nothing, np.zeros(2), np.zeros(2, bool))
+    reading = mnist_app.Reading(str(PIC / "1.png"), mnist_app.Answer("42", 0.72, GUESSES), found)
     mnist_app._draw_reading(reading)
     assert shown == [
         (0.2, "4:\xa090.0%, 9:\xa010.0%, 1:\xa00.0%"),
@@ -509,7 +518,10 @@ def test_without_such_a_font_a_class_has_its_number_and_other_texts_question_mar
     texts = []
     monkeypatch.setattr(mnist_app, "draw_text", lambda text, *_, **__: texts.append(text) or Image.new("RGB", (9, 9)))
     guesses = (("鸟", 0.9), ("cat", 0.1), ("猫", 0.0))
-    reading = readings(1, answer=mnist_app.Answer("鸟", 0.9, (guesses,)))[0]._replace(pixels=np.zeros((1, 784)))
+    reading = readings(1, answer=mnist_app.Answer("鸟", 0.9, (guesses,)))[0]
+    nothing = np.zeros([0, 4])
+    found = mnist_app.Found(np.zeros([1, 784]), np.zeros([1, 4]), nothing, nothing, np.zeros(1), np.zeros(1, bool))
+    reading = reading._replace(found=found)
     mnist_app._Album(tmp_path, ["cat", "猫", "鸟"]).add(reading)
     assert texts[:2] == ["2:\xa090.0%, cat:\xa010.0%, 1:\xa00.0%", "1.png: 2 (90.0%)"]
 

@@ -46,12 +46,12 @@ def alike(digit, other):
 
 def only(picture):
     """What the network is shown of the one digit of a picture, float32 [784]."""
-    [pixels], _ = find_digits(picture)
+    [pixels] = find_digits(picture).pixels
     return pixels
 
 
 def count(picture):
-    pixels, boxes = find_digits(picture)
+    pixels, boxes = find_digits(picture)[:2]
     assert len(pixels) == len(boxes)
     return len(pixels)
 
@@ -165,7 +165,7 @@ def test_a_small_piece_at_the_border_is_no_stroke_of_the_digit(two):
 
 def test_a_digit_that_touches_the_border_is_kept():
     cover = np.maximum(drawn(TWO, box=(0, 60, 90, 240)), drawn(SEVEN, box=(200, 60, 290, 240)))
-    _, boxes = find_digits(on_paper(cover))
+    boxes = find_digits(on_paper(cover)).boxes
     assert len(boxes) == 2
     assert boxes[0, 0] <= 2
 
@@ -195,7 +195,7 @@ def test_rows_are_read_from_left_to_right_then_down():
             left, top = 60 + 190 * column, 60 + 270 * row + 25 * column  # the rows lean
             cover = np.maximum(cover, drawn(TWO, size=(800, 600), box=(left, top, left + 90, top + 150)))
             expected.append((left, top))
-    _, boxes = find_digits(on_paper(cover))
+    boxes = find_digits(on_paper(cover)).boxes
     assert len(boxes) == 8
     assert np.abs(boxes[:, :2] - expected).max() < 20
 
