@@ -695,7 +695,7 @@ _RIM_STROKE = 0.35
 
 
 # A small piece far from the others is a digit from these log odds on, and from this share of the digits' height on.
-_LOOSE_ODDS = 1.0
+_LOOSE_ODDS = 0.0
 _LOOSE_HEIGHT = 0.3
 
 
