@@ -1260,6 +1260,29 @@ def _split(part, score):
     between = [_between(part.ink, cuts[i], cuts[j]) for i, j in spans]
     pixels = [_to_mnist(ink) for ink in between]
     odds, refused = score(np.stack(pixels))
+    total, chosen = _choose_spans(cuts, spans, odds)
+    if total <= _log_probability(part.odds):
+        return [part]
+    corner = np.maximum(part.box[:2] - 2, 0)
+    digits = []
+    for n in chosen:
+        cut = _draw_cut(cuts[spans[n][0]], corner, height)
+        box = _box_of(between[n], corner)
+        digits.append(_Part(pixels[n], box, odds=odds[n], is_refused=refused[n], cut=cut))
+    return digits
+
+
+def _choose_spans(cuts, spans, odds):
+    """Choose the spans that together cover a piece and are most probably digits, by dynamic programming.
+
+    Args:
+      cuts: all cuts from left to right, None for the piece's own edges.
+      spans: pairs of numbers of cuts, sorted by the second one.
+      odds: the log odds that each span is a whole digit.
+
+    Returns (the logarithm of the probability, the numbers of the spans from left to right); (-inf, []) where no spans
+    cover the piece.
+    """
     # best[j] is the largest logarithm of the probability up to cut j, and the spans that give it.
     best = {0: (0.0, [])}
     for n, (i, j) in enumerate(spans):
@@ -1268,22 +1291,7 @@ def _split(part, score):
             total = best[i][0] + _log_probability(odds[n]) - price
             if j not in best or total > best[j][0]:
                 best[j] = (total, [*best[i][1], n])
-    total, chosen = best.get(len(cuts) - 1, (-np.inf, []))
-    if total <= _log_probability(part.odds):
-        return [part]
-    corner = np.maximum(part.box[:2] - 2, 0)
-    return [
-        _Part(
-            pixels[n],
-            _box_of(between[n], corner),
-            None,
-            False,
-            odds[n],
-            refused[n],
-            _draw_cut(cuts[spans[n][0]], corner, height),
-        )
-        for n in chosen
-    ]
+    return best.get(len(cuts) - 1, (-np.inf, []))
 
 
 def _list_spans(ink, cuts):
