@@ -528,12 +528,13 @@ def _find_best(grey, shows_one_digit, score):
         except PictureError as error:
             first_error = first_error or error
             continue
-        if best is None or _explains_more(found, best):
+        is_plain = best is None and first_error is None
+        if is_plain or (found.odds.mean() > _DOUBTFUL_ODDS and (best is None or _explains_more(found, best))):
             best = found
         if score is None or _is_clear(best):
             break
     if best is None:
-        raise first_error
+        raise first_error or PictureError(_NO_DIGIT)
     return best
 
 
@@ -1566,10 +1567,9 @@ def _is_strange(pixels, classes, model_dir):
     return _measure_strangeness(pixels, classes, model_dir) > 1
 
 
-# The least mean of the log odds, plus the logarithm of the least probability of a digit, of one digit and of several.
-# Several pieces of something else look like digits more easily than one does, since strokes look like a 1.
-_LEAST_ODDS_OF_ONE = -4.5
-_LEAST_ODDS_OF_SEVERAL = -0.5
+# The least mean of the log odds, plus the logarithm of the least probability of a digit, by the number of digits: one,
+# two, or more.  The strokes of a letter look like two digits easily; three digits in a row rarely come by chance.
+_LEAST_ODDS = (-4.5, 0.1, -0.5)
 
 
 def _shows_no_number(pixels, probabilities, model_dir):
@@ -1580,7 +1580,7 @@ def _shows_no_number(pixels, probabilities, model_dir):
     if is_no_digit(pixels, probabilities, model_dir).mean() > 0.5:
         return True
     likelihood = score_digits(pixels, probabilities, model_dir).mean() + np.log(probabilities.max(axis=1).min())
-    return likelihood < (_LEAST_ODDS_OF_ONE if len(pixels) == 1 else _LEAST_ODDS_OF_SEVERAL)
+    return likelihood < _LEAST_ODDS[min(len(pixels), len(_LEAST_ODDS)) - 1]
 
 
 def _measure_strangeness(pixels, classes, model_dir):
