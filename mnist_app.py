@@ -531,7 +531,7 @@ def _find_best(grey, shows_one_digit, score):
         is_plain = best is None and first_error is None
         if is_plain or (found.odds.mean() > _DOUBTFUL_ODDS and (best is None or _explains_more(found, best))):
             best = found
-        if score is None or _is_clear(best):
+        if best is not None and (score is None or _is_clear(best)):
             break
     if best is None:
         raise first_error or PictureError(_NO_DIGIT)
@@ -541,8 +541,9 @@ def _find_best(grey, shows_one_digit, score):
 def _explains_more(found, best):
     """Whether a Found explains so much more than the best one before it that it is to be preferred."""
     is_credible = (best.odds > _RARE_ODDS) & ~best.is_refused
+    is_without_cuts = len(best.cuts) > 0 and len(found.cuts) == 0
     least = 0
-    if is_credible.mean() > 0.5:
+    if is_credible.mean() > 0.5 and not is_without_cuts:
         least = _LEAST_GAIN if len(found.odds) == len(best.odds) else _LEAST_GAIN_OF_OTHERS
     return _sum_evidence(found) > _sum_evidence(best) + least
 
@@ -569,7 +570,7 @@ _DOUBTFUL_ODDS = -0.5
 _RARE_ODDS = -3.0
 # A digit whose width is less than this share of its height counts less, down to this weight.
 _NARROW = 0.5
-_WEIGHT_OF_STROKE = 0.5
+_WEIGHT_OF_STROKE = 0.3
 
 
 class _Sheet(NamedTuple):
@@ -757,10 +758,11 @@ def _is_ink_dark(grey):
 
 
 def _measure_ink(grey):
-    """Measure how much darker than its paper each pixel of grey [h, w] is.
+    """Measure how much darker than the paper round it each pixel of grey [h, w] is.
 
-    The paper's level is a morphological closing: what remains when all that is narrower than a window is filled.  So
-    shadows and the table belong to it.  Returns (contrast, float32 [h, w]; the threshold above which it is ink).
+    The level of the paper is a morphological closing: all that is darker and narrower than a window is filled with the
+    level of what lies round it.  Shadows and the table are wider than the window, so they stay and count as paper.
+    Returns (contrast, float32 [h, w], 1 = black on white; the contrast above which a pixel is ink).
     """
     height, width = grey.shape
     widest = _WIDEST_STROKE * min(grey.shape)
@@ -769,7 +771,9 @@ def _measure_ink(grey):
         shrink = max(1, int(window / 12))  # The paper is smooth: a coarse picture of it will do.
         small = _resize(grey, -(-height // shrink), -(-width // shrink), Image.Resampling.BOX)
         side = max(3, round(window / shrink))
-        paper = _erode(_dilate(small, side, side), side + 2, side + 2)  # By 2 more, so that its edges stay outside.
+        # The erosion is wider than the dilation by 2 pixels: at the edge of a shadow the coarse picture mixes light and
+        # dark, and the light part would count as paper on the dark side.
+        paper = _erode(_dilate(small, side, side), side + 2, side + 2)
         contrast = _resize(paper, height, width, Image.Resampling.BILINEAR) - grey
         threshold = _find_threshold(contrast)
         window = min(_PAPER_WINDOW * _stroke_width(contrast > threshold), widest)
@@ -778,13 +782,15 @@ def _measure_ink(grey):
 
 def _find_threshold(contrast):
     """The contrast above which a pixel is ink; raises PictureError when none stands out."""
-    # Paper has these two percentiles even where ink fills half the picture.  In a normal distribution they lie at -1.64
-    # and -0.52 standard deviations, so 1.12 apart.
+    # The contrasts of bare paper have a normal distribution, the grain of the paper.  Its 5th and 30th percentile are
+    # not changed by ink, even where ink fills half the picture.  They lie 1.64 and 0.52 standard deviations below the
+    # mean, so 1.12 apart.
     percentile_5, percentile_30 = np.percentile(contrast[::2, ::2], [5, 30])
-    grain = (percentile_30 - percentile_5) / 1.12
-    paper = percentile_30 + 0.52 * grain
-    # `paper` is below 0 where its coarse picture lies below the paper itself: then the contrast alone counts.
-    least = max(paper + max(_NOISE_FACTOR * grain, _LEAST_CONTRAST), _LEAST_CONTRAST)
+    grain = (percentile_30 - percentile_5) / 1.12  # one standard deviation
+    bare_paper = percentile_30 + 0.52 * grain  # the mean
+    # The mean may be below 0, where the coarse picture of the paper is darker than the paper.  Then ink needs the least
+    # contrast all the same.
+    least = max(bare_paper + max(_NOISE_FACTOR * grain, _LEAST_CONTRAST), _LEAST_CONTRAST)
     ink = contrast[contrast > least]
     if not ink.size:
         raise PictureError(_NO_DIGIT)
@@ -1029,7 +1035,14 @@ class _Components:
         return np.append(chosen, False)[self.labels]  # The label -1 finds the False at the end.
 
     def sum_by(self, labels, values=None):
-        """[n]: for each component how often it is among the `labels` of some pixels, or the sum of their `values`."""
+        """Sum over pixels, apart for each component.
+
+        Args:
+          labels: the component of each pixel, int [m].
+          values: the number to add for each pixel, [m]; without `values` the pixels are counted.
+
+        Returns [n], one sum for each component.
+        """
         return np.bincount(labels, values, len(self.areas))
 
     def frame_of(self, numbers):
@@ -1056,7 +1069,8 @@ def _find_components(mask):
         upper_runs.append(run_of_ink[run_below > 0])
         lower_runs.append(run_below[run_below > 0])
     root = _merge(np.concatenate(upper_runs), np.concatenate(lower_runs), run_of_ink.max(initial=0) + 1)
-    # 3. Number what was merged from 0; paper, which is merged with nothing, becomes -1.
+    # 3. Number the merged runs anew.  Number 0 belongs to the paper, which was merged with nothing, so after taking 1
+    # away the components count from 0.
     component_of_run = np.unique(root, return_inverse=True)[1] - 1
     component = component_of_run[run_of_ink]
     labels = np.full(padded.size, -1, np.int32)
@@ -1072,15 +1086,20 @@ def _find_components(mask):
 
 
 def _merge(ones, others, count):
-    """Union-find over the numbers 0 to `count` - 1: for each the smallest of those that it is joined to by pairs.
+    """Union-find over the numbers 0 to `count` - 1.
 
-    The pairs are given as two arrays, `ones` and `others`, int [m].
+    Args:
+      ones: the first number of each pair that belongs together, int [m].
+      others: the second number of each pair, int [m].
+      count: how many numbers there are.
+
+    Returns int [count]: for each number the smallest number that pairs join it to, directly or through others.
     """
     root = np.arange(count)
     while ones.size:
         smaller = np.minimum(root[ones], root[others])
         np.minimum.at(root, np.maximum(root[ones], root[others]), smaller)
-        while (root != root[root]).any():
+        while (root != root[root]).any():  # Follow each chain of numbers to its end.
             root = root[root]
         apart = root[ones] != root[others]
         ones = ones[apart]
@@ -1097,7 +1116,12 @@ _TABLE = 4
 
 
 def _lies_beside_paper(pieces):
-    """bool [n]: pieces that are not on the sheet: frames, sheet edges, the table and what lies on it."""
+    """bool [n]: which pieces are not on the sheet: frames, the edges of the sheet, the table and what lies on it.
+
+    An outer piece is one that hardly reaches the middle of the picture.  It lies beside the paper if it touches two
+    sides of the picture, as a frame does; if it touches one side and has many times the ink of a digit, as a table
+    does; or if it lies in the strip at the side of the picture that such a table fills.
+    """
     height, width = pieces.labels.shape
     left, top, right, bottom = pieces.boxes.T
     middle = pieces.labels[height // 6 : height - height // 6, width // 6 : width - width // 6]
@@ -1125,10 +1149,10 @@ _SEEN_OF_LINE = 0.6
 def _find_ruling(mask):
     """The pixels of mask [h, w] on thin lines across its whole width, without strokes that cross: ruled paper."""
     height, width = mask.shape
-    thickest = max(3, round(_RULING * height)) | 1  # odd
-    lean = max(1, height // 200)  # A line may lean by so much within the shortest run of it.
-    shortest = max(1, width // 8)
-    gap = 2 * thickest + 1  # A crossing stroke leaves such a gap, or an upright of squared paper.
+    thickest = max(3, round(_RULING * height)) | 1  # pixels, odd
+    lean = max(1, height // 200)  # A run of a leaning line rises or falls by at most this many pixels.
+    shortest = max(1, width // 8)  # A run that is shorter than this is a stroke.
+    gap = 2 * thickest + 1  # A stroke or an upright line that crosses interrupts a line for this many pixels.
     # 1. Keep what is thin from top to bottom.
     thin = mask & ~_dilate(_erode(mask, thickest, 1), thickest, 1)
     if thin.any(axis=0).sum() < _SEEN_OF_LINE * width:  # What follows is slow, and most sheets are not ruled.
@@ -1136,8 +1160,9 @@ def _find_ruling(mask):
     # 2. Join it across gaps and along a leaning line, and keep the long runs.
     joined = _dilate(thin, 2 * lean + 1, gap)
     runs = _erode(joined, 1, shortest + gap)
-    # 3. Let them grow by more than they were shortened, and as high as a leaning line needs.
-    grown = _dilate(runs, gap, 2 * shortest)
+    # 3. Let the runs grow: to the sides by more than step 2 has shortened them, upwards and downwards as far as a line
+    # that leans may go on.
+    grown = _dilate(runs, 2 * thickest + 1, 2 * shortest)
     # 4. Close the gaps that digits leave, up to half the picture.  The margin lets a line reach the picture's edge.
     margin = max(1, width // 4)
     padded = np.pad(grown, ((0, 0), (margin, margin)))
@@ -1181,10 +1206,10 @@ _NEAR_ABOVE = 0.125
 
 
 def _group_into_digits(pieces):
-    """A list of arrays of piece numbers, one for each digit.
+    """Decide which pieces together are one digit; returns a list of int arrays, the numbers of the pieces of each.
 
-    A fragment goes to the nearest large piece, or is dropped where that is far; large pieces close above each other (a
-    broken 8) are one digit.
+    A piece is large, or it is a fragment, such as the hat of a 5.  A fragment belongs to the nearest large piece, or is
+    dropped where that piece is far.  Two large pieces close above each other, such as a broken 8, are one digit.
     """
     kept = np.flatnonzero(pieces.keep)
     widths = pieces.widths[kept]
@@ -1192,10 +1217,11 @@ def _group_into_digits(pieces):
     typical = _typical_height(heights, pieces.areas[kept])
     near = pieces.boxes[kept, :2]
     far = pieces.boxes[kept, 2:]
-    # [m, m] each: the gaps between piece i and piece j, negative where they overlap.
+    # Two arrays [m, m]: the gap from piece i to piece j to the side, and the gap up or down; negative where the two
+    # pieces overlap in that direction.
     across, down = np.moveaxis(np.maximum(near[:, None], near) - np.minimum(far[:, None], far), 2, 0)
     is_large = heights >= _FRAGMENT * typical
-    # A fragment i belongs to the large piece j that is nearest; a large piece belongs to itself.
+    # owner[i] is the large piece to which piece i belongs; a large piece belongs to itself.
     distance = np.where(is_large[None, :], np.maximum(across, 0) + np.maximum(down, 0), np.inf)
     owner = np.where(is_large, np.arange(len(kept)), distance.argmin(1))
     overlaps = -across > 0.5 * np.minimum.outer(widths, widths)
@@ -1235,7 +1261,7 @@ _CUT_DISTANCE = 1 / 12
 _PART_WIDTHS = (0.1, 1.25)
 _PART_HEIGHT = 0.5
 # The logarithm of the probability that two neighbours touch; and the price of each stroke's width of ink on the cut.
-_PRICE_OF_CUT = 0.5
+_PRICE_OF_CUT = 1.0
 _PRICE_OF_INK = 0.3
 
 
@@ -1376,18 +1402,29 @@ def _between(ink, left, right):
     return np.where(mask, ink, 0)
 
 
-# Strokes down to this share of the digit's full ink are brought up to full ink.  What is paler is a smudge and stays
-# pale.
+# A pen that was pressed less leaves paler strokes.  A stroke with at least this share of the full ink is brought up to
+# full ink; a paler one is a smudge and stays pale.
 _PRESSURE = 0.4
 
 
 def _cut_out(contrast, pieces, numbers, frame):
-    """float32 [h, w] in 0..1: the grey levels of the pieces with these numbers alone, 1 = the digit's full ink."""
+    """Cut one digit out of the picture.
+
+    Args:
+      contrast: the whole picture, float32 [h, w].
+      pieces: its _Components.
+      numbers: which of the pieces are the digit.
+      frame: left, top, right, bottom of the digit.
+
+    Returns float32 [m, n] in 0..1, the grey levels of these pieces alone, 1 = full ink, with a margin of 2 pixels round
+    the frame.
+    """
     left, top, right, bottom = frame
     window = slice(max(top - 2, 0), bottom + 2), slice(max(left - 2, 0), right + 2)
     mask = np.isin(pieces.labels[window], numbers)
     ink = contrast[window] * _dilate(mask, 3, 3)
     full = np.percentile(ink[mask], 75)
+    # How hard the pen was pressed at a pixel: the darkest ink within a stroke's width.
     reach = 2 * round(_stroke_width(mask)) + 1
     pressure = _dilate(ink, reach, reach)
     return np.clip(ink / np.clip(pressure, _PRESSURE * full, full), 0, 1)
@@ -1415,10 +1452,10 @@ def _erode(grey, height, width):
 
 
 def _extreme_down(extreme, grey, size):
-    """np.maximum or np.minimum of each pixel's `size` neighbours in its column."""
+    """The np.maximum or np.minimum over a centred window of `size` pixels in the column of each pixel."""
     result = np.pad(grey, ((size // 2, (size - 1) // 2), (0, 0)), mode="edge")
     covered = 1
-    while covered < size:  # The extreme of 2n neighbours is that of two windows of n.
+    while covered < size:  # The maximum of a window is that of two windows of half the size, side by side.
         step = min(covered, size - covered)
         result = extreme(result[:-step], result[step:])
         covered += step
@@ -1445,15 +1482,20 @@ _THICK = 3.0
 
 
 def _to_mnist(ink):
-    """ink [h, w] in 0..1 of one digit as float32 [784]: with MNIST's thickness, in its box, by its centre of mass."""
+    """Bring ink [h, w] in 0..1 of one digit to MNIST's form, float32 [784]: its thickness, its box, its centre."""
+    # 1. Thicken strokes that would become finer than two pixels of the fine picture, and so fade.
     shrink = max(max(ink.shape) / (_BOX_SIDE * _FINE), 1)
     missing = 2 * shrink - _stroke_width(ink > 0.5)
-    if missing > 0:  # Strokes that become finer than two pixels of the fine picture would fade.
+    if missing > 0:
         side = round(missing) + 1
         ink = _dilate(ink, side, side)
+    # 2. Scale to the box, at _FINE times MNIST's resolution, and give the strokes MNIST's thickness there.
     with_room_to_grow = np.pad(_fit_to_box(ink), 2 * _FINE)
-    ink = _fit_to_box(_mend_thickness(with_room_to_grow))
-    ink = np.clip(_resize(ink, *(max(1, round(side / _FINE)) for side in ink.shape)), 0, 1)
+    mended = _mend_thickness(with_room_to_grow)
+    # 3. Scale to the box again, since the digit has grown or shrunk, and down to MNIST's resolution.
+    fine = _fit_to_box(mended)
+    ink = np.clip(_resize(fine, *(max(1, round(side / _FINE)) for side in fine.shape)), 0, 1)
+    # 4. Put the centre of mass in the middle of 28x28 pixels.
     return _centre(ink)
 
 
@@ -1477,8 +1519,8 @@ def _mend_thickness(ink):
     else:
         wanted = min(width, _THICK)
         extreme = np.minimum
-    # The strokes grow or shrink by a pixel a turn on every side, in the last turn by what remains of the radius.  A
-    # square and a diamond in turn make an octagon, which is nearly round.
+    # Each turn of the loop lets the strokes grow or shrink by one pixel on every side, and the last turn by the part of
+    # a pixel that remains.  Growing by a square and by a diamond in turn makes an octagon, nearly a circle.
     radius = abs(wanted - width) / 2 * _FINE
     for remaining in np.arange(radius, 0, -1):
         vertical = _extreme_down(extreme, ink, 3)
@@ -1503,19 +1545,19 @@ def _centre(ink):
 
 # ======== What is no digit
 
-# An outline, in this section and in the file outlines.npz, is a digit's picture blurred and at half size.
+# The outline of a digit, in this section and in the file outlines.npz, is a thumbnail: its picture blurred and halved.
 
-# What is further from all training digits of its class than almost any of these is from the others is no digit: this
-# share of them lies beyond that distance.  Of ten drawings seven to nine do.
+# Something is strange, that is no digit, if its distance to the nearest training digit of its class is large.  The
+# distance is chosen so that only this share of the training digits is further from its nearest neighbour.
 _STRANGE_SHARE = 0.002
-# So many training digits are compared with.
+# A picture is compared with this many training digits.
 _OUTLINE_SAMPLES = 20000
 
 
 # The log odds are a sum of features with these weights, fitted by logistic regression: whole digits of MNIST's training
 # set against pairs of them that touch and against pieces of such pairs that were cut at the wrong place.
 _ODDS_WEIGHTS = {
-    "distance": -6.36,  # to the nearest training digit of the class, in units of the distance that is strange
+    "distance": -6.0,  # to the nearest training digit of the class, in units of the distance that is strange
     "log probability": 0.14,  # of the class
     "log improbability": -0.18,  # the logarithm of 1 minus that
     "narrow": 1.98,  # the width as a share of the height, at most 1
@@ -1616,7 +1658,9 @@ def write_outlines(data_dir, samples):
     The file holds `outlines`, float16 [m, 196], `classes`, int [m], and `strange`, the distance to the nearest training
     digit of its class, 0..1, beyond which something is no digit.
     """
-    some = samples[:: -(-len(samples) // _OUTLINE_SAMPLES)]
+    once = list(dict.fromkeys(samples))  # Added digits are there many times, and would be their own neighbours.
+    chosen = np.linspace(0, len(once) - 1, min(len(once), _OUTLINE_SAMPLES)).round().astype(int)
+    some = [once[i] for i in chosen]
     pixels = np.frombuffer(b"".join(pixels for pixels, _ in some), np.uint8).reshape(-1, INPUT_NODE)
     outlines = _get_outlines(pixels / np.float32(255))
     classes = np.array([number for _, number in some])

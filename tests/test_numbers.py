@@ -168,3 +168,16 @@ def test_the_pictures_of_the_clone_are_read_in_one_look():
 
     found = mnist_app.find_digits(picture, score)
     assert ways == [5] and len(found.pixels) == 5
+
+
+def test_where_no_way_to_see_a_picture_gives_a_digit_it_gets_a_sentence(model, tmp_path, monkeypatch):
+    def plain():
+        raise mnist_app.PictureError("shows no digit at first.")
+
+    def doubtful():
+        picture = mnist_app.open_picture(ROOT / "pic" / "7.png")
+        return mnist_app._see_sheet(mnist_app._grey_from_colour(picture), False)
+
+    monkeypatch.setattr(mnist_app, "_list_sheets", lambda *_: iter([plain, doubtful]))
+    with pytest.raises(mnist_app.PictureError, match="shows no digit at first"):
+        mnist_app.find_digits(np.ones([50, 50, 3], np.float32), lambda pixels: (np.full(len(pixels), -9.0), [True]))
