@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import mnist_app
 import mnist_forward
 import mnist_generateds
 import mnist_test
@@ -67,8 +68,9 @@ FADE_FROM = 0.7
 # ... and at the last step this share of their strength is left.
 FADE_TO = 0.3
 # The number of pictures that share one random field, and so are distorted alike.  The pictures of several batches are
-# distorted together (PORTION in mnist_generateds.py).  Of the default's 400, each field moves 8: two in each of four
-# batches.  Moving the same pixel of 8 pictures takes hardly longer than moving that of one.
+# distorted together (PORTION in mnist_generateds.py): by default 400 pictures, with 50 fields.  Field 0 moves the
+# pictures 0, 50, 100, ..., 350, so two of each batch of 100.  Moving the same pixel of 8 pictures takes hardly longer
+# than moving the pixel of one.
 PICTURES_A_FIELD = 8
 
 
@@ -194,9 +196,7 @@ def _share_cores():
     The training step leaves the other half to the queue's thread, which works at the same time.  Spread over all cores,
     the two would often wait for each other: on 2 cores a training step then takes a quarter longer.
     """
-    # A program may be allowed fewer cores than there are.  Only Linux tells how many.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return tf.ConfigProto(intra_op_parallelism_threads=max(1, cores // 2))
+    return tf.ConfigProto(intra_op_parallelism_threads=max(1, mnist_app.count_processors() // 2))
 
 
 def build_training_graph(args, task=0, tasks=1):
@@ -425,8 +425,12 @@ def read_machine():
 def backward_in_cluster(args, machine):
     """This machine's part of a training on several; returns as backward does.
 
-    The job `ps` holds the weights, the chief and the workers train them.  The chief initialises or restores them, and
-    saves; a worker waits for that.  Each may be killed and started again.
+    1. `ps`, the parameter server, only answers: replica_device_setter places all variables on it.
+    2. The chief waits for the parameter server, then initialises the variables or restores them (`restore`, which the
+       Scaffold hands to the ChiefSessionCreator).
+    3. A worker waits until the chief has done so (WorkerSessionCreator).
+    4. The chief and the workers read batches of their own, and each trains the same variables.  Only the chief saves.
+    Each may be killed and started again.
     """
     server = tf.train.Server(machine.cluster, machine.job, machine.index)
     if machine.job == "ps":

@@ -19,6 +19,7 @@ import contextlib
 import functools
 import gzip
 import itertools
+import os
 import re
 import sys
 import unicodedata
@@ -133,8 +134,9 @@ def find_records(data_dir, set_name):
     """
     paths = _list_record_files(data_dir, set_name) or [Path(data_dir) / f"{set_name}.tfrecords"]
     # Where a set lies in eight files, the name of each says "-of-00008"; the name of a single file says nothing.
-    promised = {path.stem.partition("-of-")[2] or "1" for path in paths}
-    if [len(paths)] != [int(number) for number in promised]:
+    promised = {int(path.stem.partition("-of-")[2] or 1) for path in paths}
+    # All names must promise the same number of files, and that many files must be there.
+    if promised != {len(paths)}:
         raise UserError(
             f"{data_dir} holds {len(paths)} files of {set_name}, no whole set: run mnist_generateds.py again."
         )
@@ -176,7 +178,8 @@ def _count_records(path, class_names, file_size, _last_change):
             _check_record(record, len(class_names))
             count += 1
             size += len(record) + 16  # The file holds a length and two checksums with each record.
-        # In a file that is cut inside the length of a record the iterator ends as if all were well, so sizes tell.
+        # Before each record the file holds its length.  Where a file ends inside such a length, the iterator ends as if
+        # all were well, so the sizes are compared.
         if count == 0 or size != file_size:
             raise ValueError("the file ends there")
     except (ValueError, DecodeError, tf.errors.OpError) as error:
@@ -223,8 +226,9 @@ def write_tfrecords(data_dir, set_name, samples, class_names, shards=1):
                 # The lecture's loop: each sample becomes a tf.train.Example, which is serialized and written.
                 for writer, sample in zip(itertools.cycle(opened), shown):
                     writer.write(_make_example(*sample, len(class_names)).SerializeToString())
-            # Several files get their names one after the other.  If the program is killed meanwhile, some names are
-            # missing, which find_records notices.  It would not notice if earlier files still had these names.
+            # The new files get their names one after the other.  If the program is killed meanwhile, some of the files
+            # must be missing, which find_records notices.  So the old files go first: otherwise old and new files would
+            # stand side by side like one whole set.
             if len(paths) > 1:
                 remove_records(data_dir, [set_name])
     except tf.errors.OpError as error:
@@ -300,7 +304,8 @@ def read_idx(path, dimensions):
         # The file begins with numbers of four bytes: the magic number, whose third byte is 8 for unsigned bytes and
         # whose last byte is the number of dimensions, and the size of each dimension.
         magic, *shape = np.frombuffer(content, ">u4", 1 + dimensions).tolist()
-        if magic != 0x800 + dimensions or shape[1:] != [IMAGE_SIDE, IMAGE_SIDE][: dimensions - 1]:
+        picture_shape = [IMAGE_SIDE, IMAGE_SIDE] if dimensions == 3 else []  # A label has no further sizes.
+        if magic != 0x800 + dimensions or shape[1:] != picture_shape:
             raise ValueError(f"its magic number is {magic:#x}, its sizes are {shape}")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     except FileNotFoundError:
@@ -378,7 +383,7 @@ def _split_line(line, class_names, picture_dir):
     words = line.split(" ")
     for count in range(1, len(words)):
         path = picture_dir / " ".join(words[:-count]).strip()
-        if path.is_file():
+        if os.path.isfile(path):  # Unlike Path.is_file, it takes a name that is too long for a name of no file.
             return path, _expand(words[-count:], class_names)
     return picture_dir / " ".join(words[:-1]).strip(), _expand(words[-1:], class_names)
 
@@ -504,7 +509,9 @@ def read_digits(one, picture_dir, found_dir):
         difference = f"shows {len(pixels)} digits, its label has {len(one.labels)}"
         if is_taken_as_it_is:
             raise PictureError(difference)
-        shown = found_dir / f"{mnist_app.shorten_stem(one.path)}-found.png"
+        # The whole path gives the name, since pictures in two folders, or of two formats, may have one name.
+        name = "-".join(one.path.relative_to(picture_dir).parts)
+        shown = found_dir / f"{mnist_app.shorten_stem(f'{name}.png')}-found.png"
         mnist_app.save_picture(mnist_app.draw_found(one.path, found, 1000), shown)
         raise PictureError(f"{difference}: {shown} shows which were found")
     return [digit.tobytes() for digit in np.rint(pixels * 255).astype(np.uint8)], is_taken_as_it_is
@@ -568,7 +575,8 @@ def find_class_names(args):
     if len(names) < 2:
         raise UserError(f"{args.train[0]} holds {len(names)} sub-folders: give one to each class, two or more.")
     for name in names:
-        if [name] != name.strip().splitlines() or not name.isprintable():
+        # A name with a blank at an end, or with a line break in it, would be read back as another name.
+        if name != name.strip() or not name.isprintable():
             raise UserError(f"The sub-folder {name!r} can't be a line of {mnist_forward.CLASSES_FILE}: rename it.")
     return names
 

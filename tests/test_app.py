@@ -275,9 +275,9 @@ def test_the_answer_is_the_mean_over_the_digit_and_its_places_a_pixel_off(model)
 def test_hardly_a_real_digit_is_taken_for_none(knowing_model, digits):
     (_, (images, labels)) = digits
     pictures = images[:2000].reshape(-1, 784) / np.float32(255)
-    assert mnist_app._is_strange(pictures, labels[:2000].astype(int), knowing_model).mean() < 0.01
+    assert (mnist_app._measure_strangeness(pictures, labels[:2000].astype(int), knowing_model) > 1).mean() < 0.01
     upside_down = pictures[labels[:2000] == 4][:, ::-1]
-    assert mnist_app._is_strange(upside_down, np.full(len(upside_down), 4), knowing_model).mean() > 0.3
+    assert (mnist_app._measure_strangeness(upside_down, np.full(len(upside_down), 4), knowing_model) > 1).mean() > 0.3
 
 
 def test_damaged_familiar_digits_are_said_with_the_cure(model, tmp_path):
@@ -293,7 +293,7 @@ def test_damaged_familiar_digits_are_said_with_the_cure(model, tmp_path):
     (tmp_path / "foreign.npz").rename(tmp_path / "0" / "other" / mnist_forward.OUTLINES_FILE)
     with pytest.raises(UserError, match="is damaged"):
         mnist_app._read_outlines(tmp_path / "0" / "other")
-    none = mnist_app._is_strange(np.zeros([2, 784], np.float32), np.zeros(2, int), tmp_path)
+    none = mnist_app._measure_strangeness(np.zeros([2, 784], np.float32), np.zeros(2, int), tmp_path) > 1
     assert not none.any(), "a model of the lecture's program has none"
 
 

@@ -106,8 +106,15 @@ def test_a_small_zero_between_large_digits_is_a_digit(number, read):
 
 
 def test_the_edge_of_the_sheet_is_no_one(number, read):
-    picture = draw_lines(on_sheet(number("326")), [(2, 90), (2, 230)], width=9)
+    picture = draw_lines(on_sheet(number("326")), [(2, 20), (2, 290)], width=9)
     assert read(picture).answer.number == "326"
+
+
+def test_a_one_at_the_rim_is_a_digit(number, read, tmp_path):
+    picture = on_sheet(number("126"))
+    left, top, right, bottom = mnist_app.find_digits(np.asarray(picture, np.float32) / 255).boxes.T
+    tight = picture.crop((int(left.min()), int(top.min()) - 30, int(right.max()), int(bottom.max()) + 30))
+    assert read(tight).answer.number == "126"
 
 
 def test_boxes_are_in_the_pixels_of_the_upright_picture_as_it_was_opened(number, model, tmp_path):

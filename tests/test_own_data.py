@@ -257,7 +257,7 @@ def test_of_a_class_s_picture_the_largest_digit_is_taken_and_a_label_file_is_hel
     [pixels], _ = mnist_generateds.read_digits(of_folder, tmp_path, tmp_path)
     expected = mnist_app.find_digits(on_paper(large)).pixels[0]
     assert np.corrcoef(np.frombuffer(pixels, np.uint8), expected)[0, 1] > 0.99
-    with pytest.raises(mnist_app.PictureError, match="shows 2 digits, its label has 1: .*two-found.png"):
+    with pytest.raises(mnist_app.PictureError, match="shows 2 digits, its label has 1: .*two.png-found.png"):
         mnist_generateds.read_digits(of_folder._replace(line="labels.txt:1: "), tmp_path, tmp_path)
 
 

@@ -1,5 +1,6 @@
 """Training digits of several sources: MNIST, writers outside the USA, and one's own, with `--add`."""
 
+import shutil
 import sys
 
 import make_pictures
@@ -154,8 +155,8 @@ def test_a_sheet_whose_count_disagrees_is_refused_with_a_picture(sources, digits
     sheet_of(digits, 3, own / "sheet.png")
     (tmp_path / "labels.txt").write_text(f"sheet.png {label}\n")
     said = write("--data", folder, "--add", own, tmp_path / "labels.txt", fails=True)
-    assert f"sheet.png shows 3 digits, its label has {len(label)}: {folder}/sheet-found.png shows which" in said
-    with Image.open(folder / "sheet-found.png") as image:
+    assert f"sheet.png shows 3 digits, its label has {len(label)}: {folder}/sheet.png-found.png shows which" in said
+    with Image.open(folder / "sheet.png-found.png") as image:
         assert ((np.asarray(image.convert("RGB")) == (255, 0, 0)).all(2)).sum() > 500
     assert not list(folder.glob("*.tfrecords"))
 
@@ -272,3 +273,15 @@ def test_two_label_files_of_one_folder_are_both_added(sources, tmp_path, write):
         options += ["--add", own, tmp_path / f"{name}.txt"]
     write("--data", folder, *options, *options[:3])
     assert len(read_samples(folder / TRAIN_RECORDS)) == 80 + 3 * ADDED_REPEATS
+
+
+def test_sheets_of_one_name_and_lines_of_many_labels_are_told_apart(write, tmp_path):
+    sheets = tmp_path / "sheets"
+    for folder in ("x", "y"):
+        (sheets / folder).mkdir(parents=True)
+        shutil.copy(ROOT / "pic" / "number.png", sheets / folder / "a.png")
+    labels = tmp_path / "labels.txt"
+    labels.write_text(f"x/a.png 2026\ny/a.png 202\nx/a.png {' '.join('0' * 200)}\n")
+    said = write("--data", tmp_path / "data", "--train", sheets, labels, fails=True)
+    assert "its label has 4" in said and "its label has 3" in said and "its label has 200" in said
+    assert {path.name for path in (tmp_path / "data").glob("*-found.png")} == {"x-a.png-found.png", "y-a.png-found.png"}
