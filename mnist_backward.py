@@ -136,15 +136,15 @@ def warp(img, field):
     table = tf.transpose(tf.reshape(img, [-1, n * INPUT_NODE]))
     row, column = tf.unstack(tf.cast(corner, tf.int32), axis=1)
     index = tf.reshape(INPUT_NODE * tf.range(n)[:, None, None] + IMAGE_SIDE * row + column, [-1])
-    # Each pixel of the output is a weighted sum of four pixels: the corner, and how far from it in the table the three
-    # others are.
+    # Each pixel of the output is a weighted sum of four pixels.  The key of a weight is the number of rows from the
+    # corner's row in the table to the row of the pixel.
     weights = {
-        0: (1 - down) * (1 - right),
-        1: (1 - down) * right,
-        IMAGE_SIDE: down * (1 - right),
-        IMAGE_SIDE + 1: down * right,
+        0: (1 - down) * (1 - right),  # the corner itself, which is upper left
+        1: (1 - down) * right,  # the pixel to the right of it
+        IMAGE_SIDE: down * (1 - right),  # the pixel below it
+        IMAGE_SIDE + 1: down * right,  # the pixel below and to the right
     }
-    moved = tf.add_n([tf.gather(table, index + distance) * weight for distance, weight in weights.items()])
+    moved = tf.add_n([tf.gather(table, index + rows) * weight for rows, weight in weights.items()])
     return tf.reshape(tf.transpose(moved), img.shape)
 
 
@@ -272,7 +272,8 @@ def resume(sess, graph, args):
         return 0
     step = mnist_forward.get_step(ckpt)
     print(f"Going on from {ckpt}, step {step} of {args.steps}")
-    # The saver keeps the newest five of the checkpoints that it knows, and deletes the older ones.
+    # The saver deletes the oldest checkpoint that it knows once it knows more than five.  After a restart it knows
+    # none, so it is told of those in the folder, the oldest first.
     graph.restorable.saver.recover_last_checkpoints(mnist_forward.list_named_checkpoints(args.model)[::-1])
     return step
 
@@ -426,8 +427,7 @@ def backward_in_cluster(args, machine):
     """This machine's part of a training on several; returns as backward does.
 
     1. `ps`, the parameter server, only answers: replica_device_setter places all variables on it.
-    2. The chief waits for the parameter server, then initialises the variables or restores them (`restore`, which the
-       Scaffold hands to the ChiefSessionCreator).
+    2. The chief waits for the parameter server, then initialises the variables or restores them.
     3. A worker waits until the chief has done so (WorkerSessionCreator).
     4. The chief and the workers read batches of their own, and each trains the same variables.  Only the chief saves.
     Each may be killed and started again.
@@ -443,6 +443,7 @@ def backward_in_cluster(args, machine):
     with tf.device(tf.train.replica_device_setter(cluster=machine.cluster, worker_device=own_device)):
         graph = build_training_graph(args, task, tasks)
 
+    # Both functions are called later, with the session that the last lines make.
     def restore(_scaffold, sess):
         resume(sess, graph, args)
         prepare_model_dir(args)
@@ -457,6 +458,8 @@ def backward_in_cluster(args, machine):
     print(f"{machine.job} {machine.index} waits for {awaited}", flush=True)
     scaffold = tf.train.Scaffold(saver=graph.restorable.saver, init_fn=restore)  # Only the chief calls init_fn.
     creator = tf.train.ChiefSessionCreator if is_chief else tf.train.WorkerSessionCreator
+    # A MonitoredSession is a session for several machines.  When it is made, steps 2 and 3 are done; it also makes the
+    # Coordinator and starts the queue runners, as the lecture does by hand.
     alone = tf.ConfigProto(device_filters=["/job:ps", own_device])  # Without it every start waits for every machine.
     with tf.train.MonitoredSession(creator(scaffold, server.target, alone)) as sess:
         return train(sess, graph, args, sess.run(tf.train.get_global_step()), save_step)

@@ -144,7 +144,7 @@ def test_a_sheet_with_a_label_of_thirty_digits_makes_thirty_samples(sources, dig
     shown = [grey[12:96:3, left : left + 84 : 3].tobytes() for left in range(12, 10 * 108, 108)]
     zeros = {pixels for pixels, digit in added if digit == 0}
     assert set(shown[: len(zeros)]) == zeros and len(set(shown)) == 10
-    assert ADDED_REPEATS == 100, "as the README says"
+    assert ADDED_REPEATS == 300, "as the README says"
 
 
 @pytest.mark.parametrize("label", ["1", "1234"])
