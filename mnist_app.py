@@ -171,6 +171,7 @@ class PictureError(Exception):
 
 _NO_DIGIT = "shows no digit: write larger or with a darker pen."
 _UNCLEAR = "shows nothing that is clearly a digit: write larger, or leave a gap between digits."
+_NO_WRITING = "shows something else than writing: photograph digits that a pen wrote on plain paper."
 
 
 def pre_pic(picture_path, model_dir=None, return_found=False):
@@ -187,7 +188,9 @@ def pre_pic(picture_path, model_dir=None, return_found=False):
     """
     picture, scale = open_with_scale(picture_path)
     score = functools.partial(_score, model_dir=model_dir) if model_dir else None
-    found = find_digits(picture, score)._replace(scale=scale)
+    # What writing looks like is known of digits alone: own classes may be drawings.
+    is_of_digits = model_dir is not None and read_class_names(model_dir) == mnist_forward.DIGITS
+    found = find_digits(picture, score, must_be_writing=is_of_digits)._replace(scale=scale)
     return found if return_found else found.pixels
 
 
@@ -483,12 +486,16 @@ class Found(NamedTuple):
     boxes: np.ndarray  # left, top, right, bottom of each in pixels of the picture, float [n, 4]
     cuts: np.ndarray  # where touching digits were cut: the two ends of each cut, x, y, x, y, float [c, 4]
     lines: np.ndarray  # the printed lines that were taken out, in the form of the cuts, float [l, 4]
-    odds: np.ndarray  # for each digit the logarithm of the odds that it is a whole digit, float [n]
+    # For each digit the log odds that it is a whole digit, float [n].  With p its probability, these are
+    # log(p / (1 - p)): 0 where p is 0.5, -0.5 where p is 0.38, -3 where p is 0.05, and 2 where p is 0.88.
+    odds: np.ndarray
     is_refused: np.ndarray  # bool [n], which of them resemble no digit
+    strokes: tuple = ()  # the _Strokes of the pieces of ink in which the digits were found
+    share_of_ink: float = 1.0  # these pieces' share of all ink on the sheet
     scale: float = 1.0  # one pixel of `boxes`, `cuts` and `lines` is this many of the picture as it was opened
 
 
-def find_digits(picture, score=None):
+def find_digits(picture, score=None, must_be_writing=True):
     """Find the digits of a picture.
 
     What is ink, and where a digit ends, is decided by whether digits come out.  So the picture is seen in several ways,
@@ -499,8 +506,9 @@ def find_digits(picture, score=None):
       score: a function of pixels, float32 [n, 784], that returns the log odds that each is a whole digit, float [n],
         and which are refused as no digits, bool [n].  Without `score` the picture is seen in the plain way only, and
         touching digits are not cut.
+      must_be_writing: whether a picture of something else than writing is refused; this needs `score`.
 
-    Returns a Found.  Raises PictureError where no digit is found.
+    Returns a Found.  Raises PictureError where no digit is found, and where the picture is refused.
     """
     grey = _grey_from_colour(picture)
     shows_one_digit = max(grey.shape) <= _ONE_DIGIT_SIDE
@@ -513,7 +521,10 @@ def find_digits(picture, score=None):
         grey = np.pad(grey, margin, constant_values=np.median(rim))
     best = _find_best(grey, shows_one_digit, score)
     in_picture = {name: (getattr(best, name) - margin) / factor for name in ("boxes", "cuts", "lines")}
-    return best._replace(**in_picture)
+    found = best._replace(**in_picture)
+    if score is not None and must_be_writing and not _is_writing(found, _measure_colourfulness(picture, found.boxes)):
+        raise PictureError(_NO_WRITING)
+    return found
 
 
 # What the log odds of a digit (see judge_digits) mean for the choice between two ways to see a picture.  Below the
@@ -521,6 +532,8 @@ def find_digits(picture, score=None):
 # a digit: some digits of real hands go down that far.
 _DOUBTFUL_ODDS = -0.5
 _INCREDIBLE_ODDS = -3.0
+# A second look counts only if the mean of its log odds is above this limit.
+_IMPROBABLE_ODDS = -1.2
 # The evidence of a digit goes from -1 to 1.  Where most digits of the best way so far are credible, another way must
 # have this much more evidence if it finds the same number of digits ...
 _LEAST_GAIN = 0.3
@@ -544,8 +557,8 @@ def _find_best(grey, shows_one_digit, score):
         except PictureError as error:
             first_error = first_error or error
             continue
-        # A second look finds digits in almost anything, so digits that are doubtful on average do not count there.
-        is_worth_it = i == 0 or found.odds.mean() > _DOUBTFUL_ODDS
+        # A second look finds digits in almost anything, so digits that are improbable on average do not count there.
+        is_worth_it = i == 0 or found.odds.mean() > _IMPROBABLE_ODDS
         if is_worth_it and (best is None or _explains_more(found, best)):
             best = found
         if best is not None and (score is None or _is_clear(best)):
@@ -568,7 +581,7 @@ def _explains_more(found, best):
 
 def _sum_evidence(found):
     """How much speaks for a Found: the weighted sum over its digits, each from -1, surely none, to 1, surely one."""
-    evidence = np.tanh(found.odds / 2)
+    evidence = np.tanh(found.odds / 2)  # This is 2 * p - 1, with p the probability.
     # A rare form of a digit is no evidence against a Found.
     evidence = np.where(_is_credible(found), np.maximum(evidence, 0), evidence)
     width, height = (found.boxes[:, 2:] - found.boxes[:, :2]).T
@@ -639,7 +652,8 @@ def _see_sheet(grey, shows_one_digit):
     contrast, threshold = _measure_ink(grey if _is_ink_dark(grey) else -grey)
     if shows_one_digit:  # So few pixels are mostly edges, and an edge lies where the contrast is half the full ink's.
         threshold = np.percentile(contrast, 99.5) / 2
-    return _Sheet(contrast, threshold, (0, 0), np.zeros([0, 4]))
+    sheet = _Sheet(contrast, threshold, (0, 0), np.zeros([0, 4]))
+    return _remove_lines(sheet, _RULING_SHARE, max(3, _RULING_THICKNESS * min(grey.shape)), least_count=2)
 
 
 # A sheet of more digits than these is a page.  On a page no digits are cut apart, since that would take too long.
@@ -657,11 +671,12 @@ def _read_sheet(sheet, shows_one_digit, score):
     parts = [_make_part(sheet.contrast, pieces, group) for group in groups]
     if score is not None:
         if not shows_one_digit:
-            parts += [_make_part(sheet.contrast, pieces, group, True) for group in _list_loose_pieces(pieces, groups)]
+            parts += [_make_part(sheet.contrast, pieces, group, True) for group in _list_loose_digits(pieces, groups)]
         parts = _score_parts(parts, score)
         parts = _drop_rim_strokes(parts, sheet.contrast.shape)
-        if not shows_one_digit and len(parts) <= _MOST_DIGITS_TO_CUT:
-            parts = [one for part in parts for one in _split(part, score)]
+    strokes = tuple(part.strokes for part in parts)
+    if score is not None and not shows_one_digit and len(parts) <= _MOST_DIGITS_TO_CUT:
+        parts = [one for part in parts for one in _split(part, score)]
     order = _reading_order(np.array([part.box for part in parts]))
     parts = [parts[i] for i in order]
     corner = np.array([*sheet.corner, *sheet.corner])
@@ -672,6 +687,8 @@ def _read_sheet(sheet, shows_one_digit, score):
         sheet.lines + corner,
         np.array([part.odds for part in parts]),
         np.array([part.is_refused for part in parts]),
+        strokes,
+        sum(each.area for each in strokes) / pieces.areas[pieces.on_paper].sum(),
     )
 
 
@@ -681,6 +698,7 @@ class _Part(NamedTuple):
     pixels: np.ndarray  # float32 [784], in MNIST's form
     box: np.ndarray  # left, top, right, bottom
     ink: np.ndarray = None  # float32 [h, w], as _cut_out returns it; a margin of 2 pixels is round the box
+    strokes: "_Strokes" = None  # what its strokes are like
     is_loose: bool = False  # It is small and far from the others, so it is a digit only where it looks like one.
     odds: float = 0.0  # the log odds that it is a whole digit
     is_refused: bool = False  # whether it resembles no digit
@@ -691,7 +709,9 @@ def _make_part(contrast, pieces, group, is_loose=False):
     """The _Part of the pieces with the numbers `group`, not scored yet."""
     frame = np.array(pieces.frame_of(group))
     ink = _cut_out(contrast, pieces, group, frame)
-    return _Part(_to_mnist(ink), frame, ink, is_loose)
+    left, top, right, bottom = frame
+    strokes = _measure_strokes(np.isin(pieces.labels[top:bottom, left:right], group))
+    return _Part(_to_mnist(ink), frame, ink, strokes, is_loose)
 
 
 def _score_parts(parts, score):
@@ -728,12 +748,15 @@ _LOOSE_ODDS = 0.0
 _LOOSE_HEIGHT = 0.3
 
 
-def _list_loose_pieces(pieces, groups):
-    """The pieces that _group_into_digits drops although they may be small digits, each as a group of one."""
+def _list_loose_digits(pieces, groups):
+    """What _group_into_digits drops although it may be a small or a broken digit, as lists of pieces in its form."""
     kept = np.flatnonzero(pieces.keep)
-    least = _LOOSE_HEIGHT * _typical_height(pieces.heights[kept], pieces.areas[kept])
-    loose = np.setdiff1d(kept[pieces.heights[kept] >= least], np.concatenate(groups))
-    return [np.array([number]) for number in loose]
+    typical = _typical_height(pieces.heights[kept], pieces.areas[kept])
+    loose = np.setdiff1d(kept[pieces.heights[kept] >= _LOOSE_HEIGHT * typical], np.concatenate(groups))
+    across, down = _measure_gaps(pieces.boxes[loose])
+    is_near = np.maximum(across, 0) + np.maximum(down, 0) < _NEAR * typical
+    owner = _merge(*np.nonzero(is_near), len(loose))
+    return [loose[owner == number] for number in np.unique(owner)]
 
 
 # -------- Paper and ink
@@ -768,6 +791,30 @@ def _grey_from_colour(picture):
     return (picture @ (axis / np.abs(axis).sum())).astype(np.float32)
 
 
+# The colours of a digit are measured in a picture of at most this many pixels a side, in which their noise is gone.
+_COLOUR_SIDE = 24
+
+
+def _measure_colourfulness(picture, boxes):
+    """How much the colours of a picture [h, w, 3] differ inside the boxes [n, 4], apart from light and dark.
+
+    One ink on one paper makes a mixture of two colours, which differs along one axis, and a shadow changes only the
+    brightness.  So this is the standard deviation on the second principal axis of the colours without their brightness,
+    where 1 is the distance from black to white: hardly more than 0 for writing.
+    """
+    colours = []
+    for left, top, right, bottom in np.rint(boxes).astype(int):
+        inside = picture[max(top, 0) : max(bottom, 1), max(left, 0) : max(right, 1)]
+        sides = [min(side, _COLOUR_SIDE) for side in inside.shape[:2]]
+        small = [_resize(channel, *sides, Image.Resampling.BOX) for channel in np.moveaxis(inside, 2, 0)]
+        colours.append(np.stack(small, 2).reshape(-1, 3))
+    details = np.concatenate(colours)
+    details = details - details.mean(axis=1, keepdims=True)  # without the brightness
+    details = details - np.median(details, axis=0)
+    variances = np.linalg.eigh(details.T @ details / len(details))[0]  # the smallest first
+    return math.sqrt(max(variances[1], 0))
+
+
 def _is_ink_dark(grey):
     """Whether the ink of `grey` [h, w] is its dark side.
 
@@ -798,9 +845,10 @@ def _measure_ink(grey):
         shrink = max(1, int(window / 12))  # The paper is smooth: a coarse picture of it will do.
         small = _resize(grey, -(-height // shrink), -(-width // shrink), Image.Resampling.BOX)
         side = max(3, round(window / shrink))
-        # The dilation lets light paper grow over the strokes, the erosion takes as much away again.  At the edge of a
-        # shadow a pixel of the coarse picture is half light.  With an erosion of the same width that pixel would count
-        # as light paper, and the dark half of it as ink; so the erosion is wider by 2 pixels.
+        # The dilation lets light paper grow over the strokes, the erosion takes as much away again.  A coarse pixel at
+        # the edge of a shadow is half light and half dark, so its level lies between.  With windows of the same size it
+        # would keep that level as the paper's, and its dark half would look like ink.  An erosion that is wider by 2
+        # pixels gives it the level of its dark neighbour.
         paper = _erode(_dilate(small, side, side), side + 2, side + 2)
         contrast = _resize(paper, height, width, Image.Resampling.BILINEAR) - grey
         threshold = _find_threshold(contrast)
@@ -816,8 +864,8 @@ def _find_threshold(contrast):
     percentile_5, percentile_30 = np.percentile(contrast[::2, ::2], [5, 30])
     grain = (percentile_30 - percentile_5) / 1.12  # one standard deviation
     bare_paper = percentile_30 + 0.52 * grain  # the mean
-    # The mean may be below 0, since that wider erosion makes the level of the paper too dark in places.  Then ink needs
-    # the least contrast all the same.
+    # In _measure_ink the erosion is wider than the dilation, so the level of the paper is too dark in places, and the
+    # mean may be below 0.  Then ink needs the least contrast all the same.
     least = max(bare_paper + max(_NOISE_FACTOR * grain, _LEAST_CONTRAST), _LEAST_CONTRAST)
     ink = contrast[contrast > least]
     if not ink.size:
@@ -905,12 +953,19 @@ def _is_solid(mask):
     return True
 
 
-# A printed line is at least this many times as long as it is thick, and as long as this share of the picture's side.
-_LINE_LENGTH = 10
+# Ruled paper has thin lines that are as long as the first share of the picture's side, and no thicker than the second
+# share of it.  They are always taken out.
+_RULING_SHARE = 0.95
+_RULING_THICKNESS = 1 / 60
+# On a second look printed lines are as long as this share of the picture's side, and this many times as long as thick.
 _LINE_SHARE = 0.35
-# At least this share of a line is seen; strokes hide the rest.  A line may be hidden for this share of the picture's
-# side in one place.
+_LINE_LENGTH = 10
+# A line is seen where it is thin, and hidden where a stroke lies on it.  It is a line if 0.6 of it is seen, or if 0.3
+# is seen and 0.9 is seen or hidden.
 _LINE_SEEN = 0.6
+_LINE_SEEN_AT_LEAST = 0.3
+_LINE_COVERED = 0.9
+# A line may be interrupted for this share of the picture's side in one place.
 _LINE_GAP = 0.1
 # Printed lines lean by at most this many pixels down, or up, for each pixel to the right.
 _STEEPEST = 0.12
@@ -920,19 +975,45 @@ _MOST_LINES = 40
 
 
 def _without_lines(sheet):
-    """The _Sheet without printed lines: of forms, of ruled and of squared paper.  Raises PictureError without lines."""
-    everything = _find_components(sheet.contrast > sheet.threshold)
-    mask = everything.mask_of(~_lies_beside_paper(everything))
-    across, across_lines = _find_lines(mask)
-    upright, upright_lines = _find_lines(mask.T)
+    """The _Sheet without printed lines and what lies beside the paper; raises PictureError where there are no lines."""
+    without = _remove_lines(sheet, _LINE_SHARE, max(sheet.contrast.shape) / _LINE_LENGTH)
+    if len(without.lines) == len(sheet.lines):
+        raise PictureError(_NO_DIGIT)
+    beside = (sheet.contrast > sheet.threshold) & ~_find_ink_on_paper(sheet)
+    return without._replace(contrast=np.where(beside, 0, without.contrast))
+
+
+def _find_ink_on_paper(sheet):
+    """bool [h, w]: the ink of a _Sheet without what lies beside the paper."""
+    pieces = _find_components(sheet.contrast > sheet.threshold)
+    return pieces.mask_of(~_lies_beside_paper(pieces))
+
+
+def _remove_lines(sheet, least_share, thickest, least_count=1):
+    """The _Sheet without printed lines: of forms, of ruled and squared paper; the numbers are as for _find_lines."""
+    ink = sheet.contrast > sheet.threshold
+    if not any(_may_have_lines(turned, least_share, thickest) for turned in (ink, ink.T)):
+        return sheet
+    mask = _find_ink_on_paper(sheet)
+    across, across_bands, across_lines = _find_lines(mask, least_share, thickest, least_count)
+    upright, upright_bands, upright_lines = _find_lines(mask.T, least_share, thickest, least_count)
     lines = np.concatenate([across_lines, upright_lines[:, [1, 0, 3, 2]]])
     if not len(lines):
-        raise PictureError(_NO_DIGIT)
-    on_line = across | upright.T
+        return sheet
+    # Where two printed lines cross, the ink is too thick to be taken for either.  Both bands cover that place.
+    on_line = across | upright.T | (across_bands & upright_bands.T)
     # The paler edges of a line go with it, but not those of a stroke that stays.
     edges = _dilate(on_line, 5, 5) & ~_dilate(mask & ~on_line, 3, 3)
-    beside = (everything.labels >= 0) & ~mask
-    return sheet._replace(contrast=np.where(on_line | edges | beside, 0, sheet.contrast), lines=lines)
+    contrast = np.where(on_line | edges, 0, sheet.contrast)
+    return sheet._replace(contrast=contrast, lines=np.concatenate([sheet.lines, lines]))
+
+
+def _may_have_lines(mask, least_share, thickest):
+    """Whether mask [h, w] has enough ink, and enough of it thin, for a nearly horizontal line; what follows is slow."""
+    least_columns = least_share * mask.shape[1]
+    if mask.any(axis=0).sum() < _LINE_SEEN * least_columns:
+        return False
+    return len(np.unique(_find_runs(mask, thickest).column)) >= _LINE_SEEN_AT_LEAST * least_columns
 
 
 class _Runs(NamedTuple):
@@ -945,46 +1026,68 @@ class _Runs(NamedTuple):
     thickness: np.ndarray
 
 
-def _find_runs(mask):
-    """The _Runs of a mask [h, w]."""
+def _find_runs(mask, thickest):
+    """The _Runs of a mask [h, w] that are at most so many pixels high."""
     padded = np.pad(mask, ((1, 1), (0, 0))).astype(np.int8)
     change = np.diff(padded, axis=0).T  # [w, h + 1]: 1 where a run starts, -1 where it has ended
     column, start = np.nonzero(change == 1)
     end = np.nonzero(change == -1)[1]
     thickness = end - start
-    is_thin = thickness <= mask.shape[1] / _LINE_LENGTH
+    is_thin = thickness <= thickest
     return _Runs(*(values[is_thin] for values in (column, start, end, (start + end) / 2, thickness)))
 
 
-def _find_lines(mask):
+def _find_lines(mask, least_share, thickest, least_count=1):
     """Find nearly horizontal straight lines in mask [h, w], by a Hough transform of the middles of its thin runs.
 
-    Returns (bool [h, w], the pixels of the lines, without the strokes that cross them; their ends, float [l, 4]).
+    Args:
+      mask: the ink.
+      least_share: a line is at least as long as this share of the width ...
+      thickest: ... and at most so many pixels thick.
+      least_count: fewer lines than these are none, since a single one may be a 1.
+
+    Returns (bool [h, w], the pixels of the lines, without the strokes that cross them; bool [h, w], the full band of
+    each line, also where something crosses it; their ends, float [l, 4]).
     """
-    height, width = mask.shape
-    runs = _find_runs(mask)
-    tolerance = max(2.0, height / 150)  # A printed line is straight to within this many pixels.
+    width = mask.shape[1]
+    runs = _find_runs(mask, thickest)
     on_line = np.zeros_like(mask)
+    bands = np.zeros_like(mask)
     lines = []
-    is_free = np.ones(len(runs.column), bool)
-    for _ in range(_MOST_LINES):
-        # 1. The line near which the middles of most runs lie that belong to no line yet, and its longest stretch.
-        slope, offset = _find_best_line(runs.column[is_free], runs.middle[is_free], tolerance, width)
-        is_near = is_free & (np.abs(runs.middle - slope * runs.column - offset) < tolerance)
-        left, right = _find_longest_stretch(runs.column[is_near], width)
-        if not is_near.any():
-            break
-        is_line = is_near & (runs.column >= left) & (runs.column < right)
-        usual = np.median(runs.thickness[is_line]) if is_line.any() else np.inf
-        if right - left < max(_LINE_SHARE * width, _LINE_LENGTH * usual):
-            is_free &= ~is_near  # Strokes that happen to lie in one line.
-            continue
-        is_free &= ~is_line
-        # 2. Its runs are the line.  A run that is much thicker belongs to a stroke that crosses, and stays.
+    for is_line, left, right in _list_lines(mask, runs, least_share * width):
+        slope, offset = np.polyfit(runs.column[is_line], runs.middle[is_line], 1)
+        usual = np.median(runs.thickness[is_line])
+        # Its runs are the line.  A run that is much thicker belongs to a stroke that crosses, and stays.
         for i in np.flatnonzero(is_line & (runs.thickness <= 1.5 * usual + 1)):
             on_line[runs.start[i] : runs.end[i], runs.column[i]] = True
+        for column in range(left, right):
+            middle = slope * column + offset
+            bands[max(math.floor(middle - usual / 2), 0) : max(math.ceil(middle + usual / 2), 0), column] = True
         lines.append([left, slope * left + offset, right, slope * right + offset])
-    return on_line, np.reshape(lines, [-1, 4])
+    if len(lines) < least_count:
+        return np.zeros_like(mask), np.zeros_like(mask), np.zeros([0, 4])
+    return on_line, bands, np.reshape(lines, [-1, 4])
+
+
+def _list_lines(mask, runs, least_length):
+    """Yield each line that the _Runs of mask [h, w] make: (bool [r], which runs are its; its first column; its end)."""
+    height, width = mask.shape
+    tolerance = max(2.0, height / 150)  # A printed line is straight to within this many pixels.
+    is_free = np.ones(len(runs.column), bool)
+    for _ in range(_MOST_LINES):
+        # The line near which the middles of most runs lie that belong to no line yet, and its longest stretch.
+        slope, offset = _find_best_line(runs.column[is_free], runs.middle[is_free], tolerance, width)
+        is_near = is_free & (np.abs(runs.middle - slope * runs.column - offset) < tolerance)
+        if is_near.sum() < _LINE_SEEN_AT_LEAST * least_length:  # The lines that follow have even fewer.
+            return
+        left, right = _find_longest_stretch(*_follow_line(mask, runs.column[is_near], slope, offset, tolerance))
+        is_line = is_near & (runs.column >= left) & (runs.column < right)
+        usual = np.median(runs.thickness[is_line]) if is_line.any() else np.inf
+        if right - left >= max(least_length, _LINE_LENGTH * usual):
+            is_free &= ~is_line
+            yield is_line, left, right
+        else:
+            is_free &= ~is_near  # Strokes that happen to lie in one line.
 
 
 def _find_best_line(column, middle, tolerance, width):
@@ -1010,23 +1113,53 @@ def _find_best_line(column, middle, tolerance, width):
     return best
 
 
-def _find_longest_stretch(columns, width):
-    """The (start, end) of the longest stretch of columns of which enough are seen; (0, 0) where there is none."""
+def _follow_line(mask, columns, slope, offset, tolerance):
+    """Where the line row = slope * column + offset is seen in mask [h, w], and where it is seen or hidden.
+
+    `columns` are those in which it is seen.  Returns two arrays, bool [w].
+    """
+    height, width = mask.shape
     is_seen = np.zeros(width, bool)
     is_seen[columns] = True
-    places = np.flatnonzero(is_seen)
-    if not places.size:
-        return 0, 0
-    # A stretch ends where the next column that is seen is far away.
-    is_far = np.diff(places) > _LINE_GAP * width
-    starts = places[np.append(True, is_far)]
-    ends = places[np.append(is_far, True)] + 1
-    seen_before = np.cumsum(np.append(0, is_seen))
-    is_enough = seen_before[ends] - seen_before[starts] >= _LINE_SEEN * (ends - starts)
-    if not is_enough.any():
-        return 0, 0
-    longest = ((ends - starts) * is_enough).argmax()
-    return starts[longest], ends[longest]
+    every_column = np.arange(width)
+    rows = slope * every_column + offset + np.arange(-tolerance, tolerance + 1)[:, None]
+    rows = np.clip(np.rint(rows).astype(int), 0, height - 1)
+    return is_seen, is_seen | mask[rows, every_column].any(axis=0)
+
+
+def _find_longest_stretch(is_seen, is_covered):
+    """The (start, end) of the longest stretch of columns that is a line, (0, 0) where there is none.
+
+    The arguments are what _follow_line returns.
+    """
+    best = (0, 0)
+    for is_on_line, least_seen, least_covered in (
+        (is_seen, _LINE_SEEN, 0),
+        (is_covered, _LINE_SEEN_AT_LEAST, _LINE_COVERED),
+    ):
+        starts, ends = _split_into_stretches(is_on_line)
+        seen = _count_between(is_seen, starts, ends)
+        covered = _count_between(is_covered, starts, ends)
+        length = ends - starts
+        is_line = (seen >= least_seen * length) & (covered >= least_covered * length)
+        for start, end in zip(starts[is_line], ends[is_line], strict=True):
+            best = max(best, (start, end), key=lambda stretch: stretch[1] - stretch[0])
+    return best
+
+
+def _split_into_stretches(is_on_line):
+    """The starts and the ends of the stretches in bool [w], int [s] each; a wide gap ends a stretch."""
+    places = np.flatnonzero(is_on_line)
+    is_far = np.diff(places) > _LINE_GAP * len(is_on_line)
+    is_first = np.append(True, is_far)[: len(places)]
+    is_last = np.append(is_far, True)[: len(places)]
+    return places[is_first], places[is_last] + 1
+
+
+def _count_between(is_counted, starts, ends):
+    """How many of bool [w] are true from each start to each end, int [s]."""
+    counted_before = np.cumsum(np.append(0, is_counted))
+    return counted_before[ends] - counted_before[starts]
 
 
 # -------- Strokes
@@ -1048,13 +1181,12 @@ _MOST_STROKES = 300
 
 def _find_strokes(contrast, threshold):
     """The _Components of the ink, of which `keep` are strokes of digits; raises PictureError where there are none."""
-    everything = _find_components(contrast > threshold)
-    mask = everything.mask_of(~_lies_beside_paper(everything))
-    pieces = _find_components(mask & ~_find_ruling(mask) & ~_find_ruling(mask.T).T)
-    pieces.keep = _is_sharp(pieces, contrast) & (pieces.widths <= _FLAT * pieces.heights)
+    pieces = _find_components(contrast > threshold)
+    pieces.on_paper = ~_lies_beside_paper(pieces)
+    pieces.keep = pieces.on_paper & _is_sharp(pieces, contrast) & (pieces.widths <= _FLAT * pieces.heights)
     if not pieces.keep.any():
         raise PictureError(_NO_DIGIT)
-    on_rim = (pieces.boxes[:, :2] <= 0).any(1) | (pieces.boxes[:, 2:] >= mask.shape[::-1]).any(1)
+    on_rim = (pieces.boxes[:, :2] <= 0).any(1) | (pieces.boxes[:, 2:] >= contrast.shape[::-1]).any(1)
     # At the rim a small piece is the end of a shadow or of something beside the sheet rather than a loose stroke.
     least = np.where(on_rim, _FRAGMENT, _SPECK) * _typical_height(pieces.heights, pieces.areas * pieces.keep)
     pieces.keep &= np.maximum(pieces.widths, pieces.heights) >= least
@@ -1070,6 +1202,7 @@ class _Components:
       labels: int [h, w], the number of the component at each pixel, from 0; -1 where there is none.
       boxes: int [n, 4], left, top, right, bottom of each in pixels; the last two are beyond it.
       areas: int [n], its pixels.
+      on_paper: bool [n], whether it may be on the paper.
       keep: bool [n], whether it may belong to a digit.
     """
 
@@ -1077,6 +1210,7 @@ class _Components:
         self.labels = labels
         self.boxes = boxes
         self.areas = areas
+        self.on_paper = np.ones(len(areas), bool)
         self.keep = np.ones(len(areas), bool)
 
     @property
@@ -1115,7 +1249,9 @@ class _Components:
 def _find_components(mask):
     """The connected components of a mask [h, w], with 8 neighbours, as scipy.ndimage.label finds them."""
     # 1. Give each horizontal run of ink a number, from 1; paper has 0.  The mask is searched as one long line of
-    # pixels, and the paper added on three sides separates the end of a row from the start of the next.
+    # pixels, and the paper added on three sides separates the end of a row from the start of the next.  `ink_index` has
+    # the places of the ink's pixels in that line, `run_of_ink` the run of each of them, and `run_at` the run at any
+    # place.  The pixel below a place is at place + stride.
     padded = np.pad(mask, ((0, 1), (1, 1)))
     stride = padded.shape[1]
     ink_index = np.flatnonzero(padded)
@@ -1137,7 +1273,8 @@ def _find_components(mask):
     component = component_of_run[run_of_ink]
     labels = np.full(padded.size, -1, np.int32)
     labels[ink_index] = component
-    # 4. Measure: in the order of their components, the pixels of each one lie together.
+    # 4. Measure: in the order of their components, the pixels of each one lie together.  reduceat takes the minimum
+    # over the pixels first[0]:first[1], then over first[1]:first[2], and so on: one minimum for each component.
     areas = np.bincount(component)
     first = np.cumsum(areas) - areas
     y, padded_x = np.divmod(ink_index[np.argsort(component, kind="stable")], stride)
@@ -1159,8 +1296,9 @@ def _merge(ones, others, count):
     """
     root = np.arange(count)
     while ones.size:
-        # The larger root of each pair now points to the smaller one.  A root in several pairs keeps the smallest of all
-        # (np.minimum.at looks at every pair), so its other pairs are still apart and come again in the next turn.
+        # The larger root of each pair now points to the smaller one.  An example: of the pairs (3, 1) and (3, 2) the
+        # first turn makes root[3] the smaller of 1 and 2, which is 1.  The roots of 3 and 2 are then 1 and 2, still
+        # apart. So the pair (3, 2) comes again in the second turn, which makes root[2] 1.
         smaller = np.minimum(root[ones], root[others])
         np.minimum.at(root, np.maximum(root[ones], root[others]), smaller)
         while (root != root[root]).any():  # Follow each chain of numbers to its end.
@@ -1197,49 +1335,13 @@ def _lies_beside_paper(pieces):
     # there is nothing in the middle, nothing is a table.
     inner_areas = pieces.areas if is_outer.all() else pieces.areas[~is_outer]
     is_table = is_outer & (touched >= 1) & (pieces.areas > _TABLE * inner_areas.max(initial=0))
-    # The table itself, and whatever lies wholly in the strip that the table fills.
+    # An example for the left side: the strip reaches from x = 0 to the right edge of the table there, if that is within
+    # a sixth of the picture.  The table and each piece that ends within the strip lie beside the paper.
     for near, far, length in ((left, right, width), (top, bottom, height)):
         first_strip_end = far[is_table & (far <= length / 6)].max(initial=0)
         last_strip_start = near[is_table & (near >= length * 5 / 6)].min(initial=length)
         lies_beside |= (far <= first_strip_end) | (near >= last_strip_start)
     return lies_beside
-
-
-# A printed line is thinner than this share of the picture's height.
-_RULING = 1 / 60
-# So much of its length is seen beside what is written on it: more than of strokes that happen to lie in one line.
-_SEEN_OF_LINE = 0.6
-
-
-def _find_ruling(mask):
-    """The pixels of mask [h, w] on thin lines across its whole width, without strokes that cross: ruled paper."""
-    height, width = mask.shape
-    thickest = max(3, round(_RULING * height)) | 1  # pixels, odd
-    lean = max(1, height // 200)  # A run of a leaning line rises or falls by at most this many pixels.
-    shortest = max(1, width // 8)  # A run that is shorter than this is a stroke.
-    gap = 2 * thickest + 1  # A stroke or an upright line that crosses interrupts a line for this many pixels.
-    # 1. Keep what is thin from top to bottom.
-    thin = mask & ~_dilate(_erode(mask, thickest, 1), thickest, 1)
-    if thin.any(axis=0).sum() < _SEEN_OF_LINE * width:  # What follows is slow, and most sheets are not ruled.
-        return np.zeros_like(mask)
-    # 2. Join it across gaps and along a leaning line, and keep the long runs.  In a picture of 800x600 pixels the gaps
-    # are 23 pixels, and runs of 100 stay; the erosion leaves only the middle pixel of such a run.
-    joined = _dilate(thin, 2 * lean + 1, gap)
-    runs = _erode(joined, 1, shortest + gap)
-    # 3. Let the runs grow: to the sides by more than step 2 has shortened them, upwards and downwards as far as a line
-    # that leans may go on.
-    grown = _dilate(runs, 2 * thickest + 1, 2 * shortest)
-    # 4. Close the gaps that digits leave, up to half the picture.  The margin lets a line reach the picture's edge.
-    margin = max(1, width // 4)
-    padded = np.pad(grown, ((0, 0), (margin, margin)))
-    closed = _erode(_dilate(padded, 1, 2 * margin + 1), 1, 2 * margin + 1)
-    bands = _find_components(closed[:, margin:-margin])
-    # 5. A band is a ruled line if it goes all the way and enough of the line in it is seen.
-    seen = np.zeros([len(bands.areas), width], bool)
-    y, x = np.nonzero(thin & (bands.labels >= 0))
-    seen[bands.labels[y, x], x] = True
-    is_ruling = (bands.widths >= width) & (seen.sum(axis=1) >= _SEEN_OF_LINE * width)
-    return thin & bands.mask_of(is_ruling)
 
 
 def _is_sharp(pieces, contrast):
@@ -1281,21 +1383,28 @@ def _group_into_digits(pieces):
     widths = pieces.widths[kept]
     heights = pieces.heights[kept]
     typical = _typical_height(heights, pieces.areas[kept])
-    near = pieces.boxes[kept, :2]
-    far = pieces.boxes[kept, 2:]
-    # Two arrays [m, m]: the gap from piece i to piece j to the side, and the gap up or down; negative where the two
-    # pieces overlap in that direction.
-    across, down = np.moveaxis(np.maximum(near[:, None], near) - np.minimum(far[:, None], far), 2, 0)
+    across, down = _measure_gaps(pieces.boxes[kept])
     is_large = heights >= _FRAGMENT * typical
     # owner[i] is the large piece to which piece i belongs; a large piece belongs to itself.
     distance = np.where(is_large[None, :], np.maximum(across, 0) + np.maximum(down, 0), np.inf)
     owner = np.where(is_large, np.arange(len(kept)), distance.argmin(1))
     overlaps = -across > 0.5 * np.minimum.outer(widths, widths)
     is_above = overlaps & (down < _NEAR_ABOVE * typical) & is_large[:, None] & is_large[None, :]
-    for one, other in np.argwhere(is_above):
+    for one, other in np.argwhere(is_above):  # Each pair comes twice, and each piece with itself: that does no harm.
         owner[owner == owner[other]] = owner[one]  # The two groups become one.
     belongs = is_large | (distance.min(1) < _NEAR * typical)
     return [kept[belongs & (owner == number)] for number in np.unique(owner)]
+
+
+def _measure_gaps(boxes):
+    """The gaps between each two of the boxes [m, 4]: two arrays [m, m], to the side, and up or down.
+
+    They are negative where two boxes overlap in that direction.
+    """
+    left, top, right, bottom = boxes.T
+    across = np.maximum.outer(left, left) - np.minimum.outer(right, right)
+    down = np.maximum.outer(top, top) - np.minimum.outer(bottom, bottom)
+    return across, down
 
 
 def _reading_order(boxes):
@@ -1316,10 +1425,6 @@ def _reading_order(boxes):
 
 # -------- Touching digits
 
-# A piece may be several digits that touch if it is a doubtful digit, or if its width is more than this share of its
-# height and its log odds are below this limit.
-_WIDE = 0.9
-_CLEAR_ODDS = 2.0
 # A piece that is wider than this many of its heights is no row of digits that touch.
 _WIDEST_NUMBER = 6
 # Cuts lean to the right by these shares of their height.  An upright cut is preferred: a cut that leans by its whole
@@ -1331,8 +1436,8 @@ _CUT_DISTANCE = 1 / 12
 # A part between two cuts is at least and at most so wide, as a share of the piece's height, and at least so high.
 _PART_WIDTHS = (0.1, 1.25)
 _PART_HEIGHT = 0.5
-# Each cut lowers the logarithm of the probability by the first price, and for each stroke that it cuts through once by
-# the second.
+# Each cut lowers the logarithm of the probability by the first price, and by the second price for each width of a
+# stroke that lies on the cut.
 _PRICE_OF_CUT = 1.0
 _PRICE_OF_INK = 0.3
 
@@ -1349,9 +1454,7 @@ def _split(part, score):
     Returns a list of _Parts from left to right; [part] where cuts explain nothing better.
     """
     height, width = part.ink.shape
-    is_wide = width > _WIDE * height and part.odds < _CLEAR_ODDS
-    is_doubtful = part.odds <= _DOUBTFUL_ODDS
-    if not (is_wide or is_doubtful) or width > _WIDEST_NUMBER * height:
+    if part.odds > _DOUBTFUL_ODDS or width > _WIDEST_NUMBER * height:
         return [part]
     cuts = [None, *_find_cuts(part.ink), None]
     spans = _list_spans(part.ink, cuts)
@@ -1396,7 +1499,7 @@ def _choose_spans(cuts, spans, odds):
 
 
 def _list_spans(ink, cuts):
-    """The pairs (i, j) of cuts between which one digit may lie, but for the whole piece, sorted by j."""
+    """The pairs (i, j) of cuts between which one digit may lie, sorted by j, without the pair of the whole piece."""
     height, width = ink.shape
     last = len(cuts) - 1
     spans = []
@@ -1430,7 +1533,7 @@ def _draw_cut(cut, corner, height):
 
 
 def _log_probability(odds):
-    """The logarithm of the probability with these log odds."""
+    """The logarithm of the probability p with these log odds: p is 1 / (1 + exp(-odds))."""
     return -np.logaddexp(0, -odds)
 
 
@@ -1679,7 +1782,7 @@ def judge_digits(pixels, probabilities, model_dir):
 # The digits of a picture have a likelihood: the mean of their log odds, plus the logarithm of the probability of the
 # most doubtful one.  It must reach a limit: the first for one digit, the second for two, the third for three or more.
 # The strokes of a letter easily look like two digits; three digits in a row rarely come by chance.
-_LEAST_LIKELIHOODS = (-4.5, 0.1, -0.5)
+_LEAST_LIKELIHOODS = (-4.5, 0.1, -0.9)
 
 
 def _shows_no_number(pixels, probabilities, model_dir):
@@ -1690,6 +1793,74 @@ def _shows_no_number(pixels, probabilities, model_dir):
     odds, is_refused = judge_digits(pixels, probabilities, model_dir)
     likelihood = odds.mean() + np.log(probabilities.max(axis=1).min())
     return is_refused.mean() > 0.5 or likelihood < _LEAST_LIKELIHOODS[min(len(pixels), 3) - 1]
+
+
+class _Strokes(NamedTuple):
+    """What the strokes of a piece of ink are like.  Those of a pen are of one width, and not long for a digit."""
+
+    area: int  # pixels
+    thick: float  # the share of the area in places that are thicker than _THICKER times the mean stroke
+    length: float  # of all strokes together, in units of the longer side of the piece
+
+
+_THICKER = 1.5
+# Strokes are measured in a picture in which they are at most about this many pixels wide.
+_COARSE_STROKE = 4
+
+
+def _measure_strokes(mask):
+    """The _Strokes of a piece of ink, bool [h, w]."""
+    area = mask.sum()
+    # Grain frays the edges of a pale stroke, which then seems thinner than it is.  In a coarser picture the edges are
+    # smooth again.
+    shrink = max(1, _stroke_width(mask) / _COARSE_STROKE)
+    sides = [math.ceil(side / shrink) for side in mask.shape]
+    mask = _resize(mask.astype(np.float32), *sides, Image.Resampling.BOX) > 0.5
+    width = _stroke_width(mask)
+    padded = np.pad(mask, 1)
+    side = max(2, round(_THICKER * width))
+    thick = _dilate(_erode(padded, side, side), side, side)
+    return _Strokes(area, thick.sum() / mask.sum(), mask.sum() / width / max(mask.shape))
+
+
+# A drawing or a photo of something is told from writing by a sum of features with these weights.  They are fitted by
+# logistic regression, apart for one or two digits and for a row of more: real and made sheets of digits against
+# photographs, drawings, icons, patterns and printed pages.  With these biases hardly a real sheet is below 0.
+_FEW_DIGITS_WEIGHTS = {
+    "odds": 1.04,  # the mean of the log odds of the digits
+    "thick": -7.5,  # the mean, see _Strokes
+    "length": -0.65,  # the largest one, see _Strokes
+    "colourfulness": -270.0,  # of the digits, at most _MOST_COLOURFUL
+    "bias": 6.3,
+}
+_ROW_WEIGHTS = {
+    "odds": 3.5,  # as above
+    "unlike heights": -9.4,  # the standard deviation of the logarithm of the heights
+    "narrow": -8.0,  # the share of the digits that are strokes: in a pattern everything is a 1
+    "share of ink": 7.4,  # how much of the ink is in the digits
+    "bias": -1.9,
+}
+# Several colours of ink, or of printed lines, count as no more than this.
+_MOST_COLOURFUL = 0.02
+# A digit whose width is less than this share of its height is a stroke.
+_STROKE = 0.35
+
+
+def _is_writing(found, colourfulness):
+    """Whether a Found is writing, and not a drawing or a photo; `colourfulness` is _measure_colourfulness's."""
+    width, height = (found.boxes[:, 2:] - found.boxes[:, :2]).T
+    features = {
+        "odds": found.odds.mean(),
+        "thick": np.mean([strokes.thick for strokes in found.strokes]),
+        "length": max(strokes.length for strokes in found.strokes),
+        "colourfulness": min(colourfulness, _MOST_COLOURFUL),
+        "unlike heights": np.log(height).std(),
+        "narrow": (width < _STROKE * height).mean(),
+        "share of ink": found.share_of_ink,
+        "bias": 1,
+    }
+    weights = _FEW_DIGITS_WEIGHTS if len(found.odds) <= 2 else _ROW_WEIGHTS
+    return sum(weight * features[name] for name, weight in weights.items()) > 0
 
 
 def _measure_strangeness(pixels, classes, model_dir):
@@ -1737,7 +1908,7 @@ def write_outlines(data_dir, samples):
     distances = []
     for number in np.unique(classes):
         own = outlines[classes == number]
-        likeness = own[:1000] @ own.T  # Those of all would need the square of their number.
+        likeness = own[:1000] @ own.T  # All of them against all would need too much memory.
         np.fill_diagonal(likeness, 0)
         distances.extend(1 - likeness.max(1))
     strange = np.quantile(distances, 1 - _STRANGE_SHARE)

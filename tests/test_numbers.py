@@ -105,6 +105,34 @@ def test_a_small_zero_between_large_digits_is_a_digit(number, read):
     assert read(on_sheet(placed)).answer.number == "402"
 
 
+def test_a_digit_that_is_broken_in_two_halves_is_a_digit(number, read):
+    placed = number("4", height=160) + number("0", height=130, left=330, top=95) + number("2", height=160, left=560)
+    picture = on_sheet(placed)
+    ImageDraw.Draw(picture).rectangle([300, 176, 480, 190], (235, 235, 235))
+    reading = read(picture)
+    assert reading.answer.number == "402"
+    assert np.ptp(reading.found.boxes[1, [1, 3]]) > 120
+
+
+def test_where_two_printed_lines_cross_no_ink_stays():
+    contrast = np.zeros([300, 500], np.float32)
+    for start in (100, 200):
+        contrast[start : start + 14] = contrast[:, start + 50 : start + 64] = 1
+    sheet_of_squares = mnist_app._Sheet(contrast, 0.5, (0, 0), np.zeros([0, 4]))
+    without = mnist_app._remove_lines(sheet_of_squares, 0.35, 50)
+    assert len(without.lines) == 4 and without.contrast.max() == 0
+
+
+def test_a_line_that_strokes_hide_for_the_most_part_is_a_line():
+    mask = np.zeros([200, 400], bool)
+    for left in range(10, 400, 100):
+        mask[70:150, left : left + 60] = True
+    assert len(mnist_app._find_lines(mask, 0.35, 20)[2]) == 0
+    mask[100:103] = True
+    on_line, _, lines = mnist_app._find_lines(mask, 0.35, 20)
+    assert len(lines) == 1 and on_line.sum() == 3 * (400 - 4 * 60)
+
+
 def test_the_edge_of_the_sheet_is_no_one(number, read):
     picture = draw_lines(on_sheet(number("326")), [(2, 20), (2, 290)], width=9)
     assert read(picture).answer.number == "326"
@@ -154,14 +182,118 @@ def test_no_answer_has_a_confidence_of_nothing(model, monkeypatch):
     assert "nothing that is clearly a digit" in answer.error
 
 
-def test_strokes_that_are_no_writing_get_a_sentence(read):
-    rng = np.random.default_rng(5)
-    picture = Image.new("RGB", (700, 500), "white")
-    for _ in range(14):  # A drawing: triangles and arcs of all sizes.
-        x, y = rng.integers(60, 600), rng.integers(60, 400)
-        points = [tuple(int(v) for v in (x, y) + rng.normal(0, 45, 2)) for _ in range(4)]
-        ImageDraw.Draw(picture).polygon(points, outline="black", width=int(rng.integers(2, 9)))
-    assert read(picture).answer.error
+def refuses(picture):
+    """Whether find_digits calls it no writing, where each piece may as well be a digit as not."""
+    picture = np.asarray(picture.convert("RGB"), np.float32) / 255
+    try:
+        mnist_app.find_digits(picture, lambda pixels: (np.zeros(len(pixels)), np.zeros(len(pixels), bool)))
+    except mnist_app.PictureError as error:
+        assert "something else than writing" in str(error)
+        return True
+    return False
+
+
+def draw_upright(draw, x, height, y=200):
+    draw.line([(x, y - height / 2), (x, y + height / 2)], "black", 12)
+
+
+def test_strokes_of_one_width_and_one_colour_are_writing(digits):
+    (_, (images, _)) = digits
+    (two,) = (stroke(images[DIGITS[2]], 200),)
+    assert not refuses(sheet(np.random.default_rng(1), (400, 400), [(two, 120, 100)]))
+    assert not refuses(sheet(np.random.default_rng(1), (900, 400), [(two, left, 100) for left in (80, 320, 560)]))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pic").glob("*.png")), ids=lambda path: path.name)
+def test_the_pictures_of_the_clone_are_writing(path):
+    assert not refuses(Image.open(path))
+
+
+def test_grainy_pencil_is_writing(digits):
+    (_, (images, _)) = digits
+    two = stroke(images[DIGITS[2]], 200)
+    picture = sheet(np.random.default_rng(1), (500, 500), [(two, 150, 150)], ink=(190, 190, 190), paper=(225, 225, 225))
+    grainy = np.asarray(picture, float) + np.random.default_rng(2).normal(0, 4, (500, 500, 3))
+    assert not refuses(Image.fromarray(np.uint8(np.clip(grainy, 0, 255))))
+
+
+def test_red_ink_on_blue_lines_is_writing(digits):
+    (_, (images, _)) = digits
+    two = stroke(images[DIGITS[2]], 200)
+    picture = sheet(np.random.default_rng(1), (500, 500), [(two, 150, 150)], ink=(200, 30, 30))
+    for y in range(30, 500, 60):
+        ImageDraw.Draw(picture).line([(0, y), (500, y)], (130, 170, 230), 2)
+    assert not refuses(picture)
+
+
+def test_own_classes_may_be_drawings(model, tmp_path, monkeypatch):
+    picture = Image.new("RGB", (300, 400), "white")
+    ImageDraw.Draw(picture).line([(150, 60), (150, 340)], "black", 8)
+    ImageDraw.Draw(picture).ellipse([100, 40, 200, 140], fill="black")
+    picture.save(tmp_path / "drawing.png")
+    with pytest.raises(mnist_app.PictureError, match="something else than writing"):
+        mnist_app.pre_pic(tmp_path / "drawing.png", model)
+    monkeypatch.setattr(mnist_app, "read_class_names", lambda model_dir: [f"class {i}" for i in range(10)])
+    assert len(mnist_app.pre_pic(tmp_path / "drawing.png", model)) == 1
+
+
+def test_a_one_from_edge_to_edge_is_no_ruling():
+    picture = np.ones([102, 120, 3], np.float32)
+    picture[1:101, 30:33] = picture[10:90, 70:73] = picture[10:90, 97:100] = 0
+    picture[10:13, 70:100] = picture[87:90, 70:100] = 0
+    assert len(mnist_app.find_digits(picture).boxes) == 2
+
+
+def test_a_stroke_with_a_blot_is_no_writing():
+    picture = Image.new("RGB", (300, 400), "white")
+    ImageDraw.Draw(picture).line([(150, 60), (150, 340)], "black", 8)
+    ImageDraw.Draw(picture).ellipse([100, 40, 200, 140], fill="black")
+    assert refuses(picture)
+
+
+def test_many_strokes_in_one_place_are_no_writing(read):
+    picture = Image.new("RGB", (300, 400), "white")
+    for inset in range(0, 75, 9):
+        ImageDraw.Draw(picture).ellipse([60 + inset, 60 + inset, 240 - inset, 340 - inset], outline="black", width=3)
+    ImageDraw.Draw(picture).line([(150, 60), (150, 340)], "black", 3)
+    assert refuses(picture)
+    assert "something else than writing" in read(picture).answer.error
+
+
+def test_many_colours_are_no_writing():
+    picture = Image.new("RGB", (300, 400), "white")
+    for angle in range(360):
+        ImageDraw.Draw(picture).arc([80, 80, 220, 320], angle, angle + 2, f"hsv({angle}, 100%, 80%)", 16)
+    assert refuses(picture)
+    assert not refuses(picture.convert("L"))
+
+
+def test_a_fence_is_no_number():
+    picture = Image.new("RGB", (900, 400), "white")
+    for x, height in zip(range(60, 860, 60), 4 * [200, 260, 180, 230], strict=False):
+        draw_upright(ImageDraw.Draw(picture), x, height)
+    assert refuses(picture)
+
+
+def test_digits_of_unlike_heights_are_no_number(digits):
+    (_, (images, _)) = digits
+    for unlike in (0, 80):
+        placed = [
+            (stroke(images[DIGITS[2]], height), left, 60)
+            for height, left in ((200 + unlike, 60), (200 - unlike / 2, 500))
+        ]
+        picture = sheet(np.random.default_rng(1), (900, 400), placed)
+        for x, height in ((400, 200 + unlike), (800, 200 - unlike / 2)):
+            draw_upright(ImageDraw.Draw(picture), x, height)
+        assert refuses(picture) == (unlike > 0)
+
+
+def test_digits_in_a_heap_of_other_ink_are_no_number(digits):
+    (_, (images, _)) = digits
+    two = stroke(images[DIGITS[2]], 100)
+    picture = sheet(np.random.default_rng(1), (900, 600), [(two, left, 40) for left in (80, 320, 560)])
+    dashes = [[(100, y), (800, y)] for y in range(220, 560, 40)]
+    assert refuses(draw_lines(picture, *dashes, width=25))
 
 
 def test_the_pictures_of_the_clone_are_read_in_one_look():
