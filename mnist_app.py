@@ -256,6 +256,7 @@ def build_answer(x, classes):
     """
     # A margin of one pixel, so that the ink which is moved out of the picture does not come in again on the other side.
     framed = tf.pad(tf.reshape(x, [-1, IMAGE_SIDE, IMAGE_SIDE]), [[0, 0], [1, 1], [1, 1]])
+    # Pixel [r, c] of a moved picture is pixel [r - down, c - right] of x, which is [1 + r - down, 1 + c - right] here.
     moved = [framed[:, 1 - down :, 1 - right :][:, :IMAGE_SIDE, :IMAGE_SIDE] for down, right in _PLACES]
     moved = tf.reshape(tf.stack(moved), [-1, INPUT_NODE])  # from [5, n, 28, 28]: first all digits of the first place
     scores, restorable = mnist_forward.build_averaged_network(moved, classes)
@@ -383,7 +384,7 @@ def open_with_scale(path):
                 raise Image.DecompressionBombError
             with _pixel_budget.spend(image.width * image.height):
                 picture = _decode(image)
-                return picture, longest / max(picture.shape)
+                return picture, longest / max(picture.shape[:2])
     except Image.DecompressionBombError:
         raise PictureError(f"has more than {_MOST_PIXELS} pixels: scale it down.") from None
     except Exception as error:  # A damaged file makes Pillow trip over anything.
@@ -498,8 +499,9 @@ class Found(NamedTuple):
 def find_digits(picture, score=None, must_be_writing=True):
     """Find the digits of a picture.
 
-    What is ink, and where a digit ends, is decided by whether digits come out.  So the picture is seen in several ways,
-    the plain one first, until one gives clear digits and nothing else; the way with the most evidence wins.
+    What is ink, and where a digit ends, is decided by what the network recognises.  So the picture is seen in several
+    ways, the plain one first, until in one of them every piece of ink is a clear digit.  Where none of them succeeds,
+    the way with the most evidence wins.
 
     Args:
       picture: float32 [h, w, 3] in 0..1, as open_picture returns it.
@@ -570,13 +572,15 @@ def _find_best(grey, shows_one_digit, score):
 
 def _explains_more(found, best):
     """Whether a Found explains so much more than the best one before it that it is to be preferred."""
-    least = 0
-    # Where something was cut, a way that needs no cut is the simpler explanation, and needs no more evidence.
+    # Where something was cut, a way that needs no cut is the simpler explanation.
     needs_no_cut = len(best.cuts) > 0 and len(found.cuts) == 0
-    if _is_credible(best).mean() > 0.5 and not needs_no_cut:
-        is_same_number = len(found.odds) == len(best.odds)
-        least = _LEAST_GAIN if is_same_number else _LEAST_GAIN_OF_OTHER_NUMBER
-    return _sum_evidence(found) > _sum_evidence(best) + least
+    if needs_no_cut or _is_credible(best).mean() <= 0.5:
+        least_gain = 0
+    elif len(found.odds) == len(best.odds):
+        least_gain = _LEAST_GAIN
+    else:
+        least_gain = _LEAST_GAIN_OF_OTHER_NUMBER
+    return _sum_evidence(found) > _sum_evidence(best) + least_gain
 
 
 def _sum_evidence(found):
@@ -670,8 +674,8 @@ def _read_sheet(sheet, shows_one_digit, score):
         raise PictureError("shows no digit, only a dot: come nearer with the camera.")
     parts = [_make_part(sheet.contrast, pieces, group) for group in groups]
     if score is not None:
-        if not shows_one_digit:
-            parts += [_make_part(sheet.contrast, pieces, group, True) for group in _list_loose_digits(pieces, groups)]
+        loose_groups = [] if shows_one_digit else _list_loose_digits(pieces, groups)
+        parts += [_make_part(sheet.contrast, pieces, group, is_loose=True) for group in loose_groups]
         parts = _score_parts(parts, score)
         parts = _drop_rim_strokes(parts, sheet.contrast.shape)
     strokes = tuple(part.strokes for part in parts)
@@ -721,8 +725,9 @@ def _score_parts(parts, score):
     return [part for part in scored if not part.is_loose or part.odds > _LOOSE_ODDS]
 
 
-# A piece at the left or right rim is the edge of the sheet, or the shadow of that edge, if it is narrower than this
-# share of its height, and this many times as high as the other pieces, or cut off by the upper or lower rim as well.
+# A piece at the left or right rim is the edge of the sheet, or the shadow of that edge, on two conditions.  It is
+# narrower than the first share of its height.  And it is either so many times as high as the other pieces as the second
+# number says, or it is cut off by the upper or lower rim as well.
 _RIM_STROKE = 0.35
 _RIM_STROKE_HEIGHT = 1.5
 
@@ -755,7 +760,8 @@ def _list_loose_digits(pieces, groups):
     loose = np.setdiff1d(kept[pieces.heights[kept] >= _LOOSE_HEIGHT * typical], np.concatenate(groups))
     across, down = _measure_gaps(pieces.boxes[loose])
     is_near = np.maximum(across, 0) + np.maximum(down, 0) < _NEAR * typical
-    owner = _merge(*np.nonzero(is_near), len(loose))
+    one, other = np.nonzero(is_near)  # the pairs of loose pieces that are near each other
+    owner = _merge(one, other, len(loose))
     return [loose[owner == number] for number in np.unique(owner)]
 
 
@@ -845,10 +851,10 @@ def _measure_ink(grey):
         shrink = max(1, int(window / 12))  # The paper is smooth: a coarse picture of it will do.
         small = _resize(grey, -(-height // shrink), -(-width // shrink), Image.Resampling.BOX)
         side = max(3, round(window / shrink))
-        # The dilation lets light paper grow over the strokes, the erosion takes as much away again.  A coarse pixel at
-        # the edge of a shadow is half light and half dark, so its level lies between.  With windows of the same size it
-        # would keep that level as the paper's, and its dark half would look like ink.  An erosion that is wider by 2
-        # pixels gives it the level of its dark neighbour.
+        # The dilation lets light paper grow over the strokes, the erosion takes as much away again.  An example of the
+        # edge of a shadow: the coarse pixels 0.9, 0.9, 0.7, 0.5, 0.5, of which the middle one is half in the shadow.
+        # With windows of the same size it would keep 0.7 as the paper's level, and its dark half, 0.5, would stand out
+        # as ink does.  An erosion that is wider by 2 pixels makes it 0.5, as its dark neighbour is.
         paper = _erode(_dilate(small, side, side), side + 2, side + 2)
         contrast = _resize(paper, height, width, Image.Resampling.BILINEAR) - grey
         threshold = _find_threshold(contrast)
@@ -881,7 +887,8 @@ _COARSE_SIDE = 200
 _SHEET_LEVELS = 12
 # A sheet covers at least and at most this share of the picture.
 _SHEET_SHARES = (0.06, 0.95)
-# At least this share of the area between the outermost edges of a sheet, in each row and each column, is the sheet.
+# A sheet has no large holes or bays.  Count, for each row, the pixels from the sheet's first one to its last one; at
+# least this share of all of them belongs to the sheet.  The same holds for the columns.
 _SOLID = 0.9
 # At the edge of a sheet the picture changes within five coarse pixels by at least this share of the difference between
 # sheet and table.  Where a light fades, the picture changes by less.
@@ -1151,7 +1158,7 @@ def _split_into_stretches(is_on_line):
     """The starts and the ends of the stretches in bool [w], int [s] each; a wide gap ends a stretch."""
     places = np.flatnonzero(is_on_line)
     is_far = np.diff(places) > _LINE_GAP * len(is_on_line)
-    is_first = np.append(True, is_far)[: len(places)]
+    is_first = np.append(True, is_far)[: len(places)]  # Cut, since without any place there is no first one.
     is_last = np.append(is_far, True)[: len(places)]
     return places[is_first], places[is_last] + 1
 
@@ -1247,7 +1254,15 @@ class _Components:
 
 
 def _find_components(mask):
-    """The connected components of a mask [h, w], with 8 neighbours, as scipy.ndimage.label finds them."""
+    """The connected components of a mask [h, w], with 8 neighbours, as scipy.ndimage.label finds them.
+
+    An example: the ink of the mask on the left makes the four runs in the middle.  Run 3 touches the runs 1 and 2, run
+    4 touches none.  So there are two components:
+
+        1 1 0 1 0        1 1 . 2 .        0 0 . 0 .
+        0 1 1 0 0        . 3 3 . .        . 0 0 . .
+        0 0 0 0 1        . . . . 4        . . . . 1
+    """
     # 1. Give each horizontal run of ink a number, from 1; paper has 0.  The mask is searched as one long line of
     # pixels, and the paper added on three sides separates the end of a row from the start of the next.  `ink_index` has
     # the places of the ink's pixels in that line, `run_of_ink` the run of each of them, and `run_at` the run at any
@@ -1296,9 +1311,10 @@ def _merge(ones, others, count):
     """
     root = np.arange(count)
     while ones.size:
-        # The larger root of each pair now points to the smaller one.  An example: of the pairs (3, 1) and (3, 2) the
-        # first turn makes root[3] the smaller of 1 and 2, which is 1.  The roots of 3 and 2 are then 1 and 2, still
-        # apart. So the pair (3, 2) comes again in the second turn, which makes root[2] 1.
+        # The larger root of each pair now points to the smaller one.  An example: the pairs (3, 1) and (3, 2) are given
+        # as ones = [3, 3] and others = [1, 2], and root is [0, 1, 2, 3].  The first turn makes root[3] the smaller of 1
+        # and 2, so root is [0, 1, 2, 1].  The roots of 3 and 2 are then 1 and 2, still apart.  So the pair (3, 2) comes
+        # again in the second turn, which makes root [0, 1, 1, 1].
         smaller = np.minimum(root[ones], root[others])
         np.minimum.at(root, np.maximum(root[ones], root[others]), smaller)
         while (root != root[root]).any():  # Follow each chain of numbers to its end.
@@ -1321,8 +1337,10 @@ def _lies_beside_paper(pieces):
     """bool [n]: which pieces are not on the sheet: frames, the edges of the sheet, the table and what lies on it.
 
     An outer piece is one that hardly reaches the middle of the picture.  An outer piece that touches two sides of the
-    picture lies beside the paper, as a frame does.  So does everything in a strip along one side, up to a sixth of the
-    picture wide, that is filled by a table: an outer piece with many times the ink of a digit.
+    picture lies beside the paper, as a frame does, unless it is as high as a digit in the middle: then the picture is
+    cut close round a row of digits, and the piece is the first or the last of them.  So does everything in a strip
+    along one side, up to a sixth of the picture wide, that is filled by a table: an outer piece with many times the ink
+    of a digit.
     """
     height, width = pieces.labels.shape
     left, top, right, bottom = pieces.boxes.T
@@ -1330,9 +1348,10 @@ def _lies_beside_paper(pieces):
     is_outer = pieces.sum_by(middle[middle >= 0]) < _IN_THE_MIDDLE * pieces.areas
     touches = [left <= _RIM * width, top <= _RIM * height, right >= (1 - _RIM) * width, bottom >= (1 - _RIM) * height]
     touched = np.sum(touches, axis=0)
-    lies_beside = is_outer & (touched >= 2)
+    lies_beside = is_outer & (touched >= 2) & ~_is_of_close_row(pieces, ~is_outer)
     # A first or last digit touches one side, too, but has not many times the ink of the digits in the middle.  Where
-    # there is nothing in the middle, nothing is a table.
+    # all pieces are outer ones, they are compared with each other: none has many times the ink of the largest, so none
+    # is a table.
     inner_areas = pieces.areas if is_outer.all() else pieces.areas[~is_outer]
     is_table = is_outer & (touched >= 1) & (pieces.areas > _TABLE * inner_areas.max(initial=0))
     # An example for the left side: the strip reaches from x = 0 to the right edge of the table there, if that is within
@@ -1342,6 +1361,23 @@ def _lies_beside_paper(pieces):
         last_strip_start = near[is_table & (near >= length * 5 / 6)].min(initial=length)
         lies_beside |= (far <= first_strip_end) | (near >= last_strip_start)
     return lies_beside
+
+
+# A picture is cut close round a row of digits if two or more pieces in its middle are at least this share of it in
+# height.  The other digits of the row are as high, to within the second share, and have at most so many times their
+# ink.
+_CLOSE = 0.75
+_LIKE_HEIGHT = 0.25
+_LIKE_AREA = 3
+
+
+def _is_of_close_row(pieces, inner):
+    """bool [n]: which pieces may be digits of a row round which the picture is cut close; `inner` are in the middle."""
+    usual = _typical_height(pieces.heights[inner], pieces.areas[inner]) if inner.any() else 0
+    is_as_high = np.abs(pieces.heights - usual) <= _LIKE_HEIGHT * usual
+    if usual < _CLOSE * len(pieces.labels) or (inner & is_as_high).sum() < 2:
+        return np.zeros(len(inner), bool)
+    return is_as_high & (pieces.areas <= _LIKE_AREA * pieces.areas[inner].max())
 
 
 def _is_sharp(pieces, contrast):
@@ -1558,13 +1594,13 @@ def _find_cuts(ink):
         is_inside = (columns >= 0) & (columns < width)
         on_cut = ink[np.arange(height), np.clip(columns, 0, width - 1)] * is_inside
         crossed.append(on_cut.sum(axis=1) / _stroke_width(ink > 0.5) + _PRICE_OF_SLANT * abs(slant))
-    slant = np.argmin(crossed, axis=0)
+    best_slant = np.argmin(crossed, axis=0)  # for each x, the number of the slant that crosses the least ink
     least = np.min(crossed, axis=0)
     chosen = []
     for i in np.argsort(least, kind="stable"):
         if all(abs(x[i] - x[j]) >= _CUT_DISTANCE * height for j in chosen):
             chosen.append(i)
-    return [_Cut(x[i], _SLANTS[slant[i]], least[i]) for i in sorted(chosen)]
+    return [_Cut(x[i], _SLANTS[best_slant[i]], least[i]) for i in sorted(chosen)]
 
 
 def _between(ink, left, right):
@@ -1634,7 +1670,9 @@ def _extreme_down(extreme, grey, size):
     """The np.maximum or np.minimum over a centred window of `size` pixels in the column of each pixel."""
     result = np.pad(grey, ((size // 2, (size - 1) // 2), (0, 0)), mode="edge")
     covered = 1
-    while covered < size:  # The maximum of a window is that of two windows of half the size, side by side.
+    # The maximum over a window is the maximum of two smaller windows in it.  Their size doubles with each turn, and in
+    # the last turn they may overlap: 7 pixels are covered by windows of 2, 4, and two of 4 with one pixel in common.
+    while covered < size:
         step = min(covered, size - covered)
         result = extreme(result[:-step], result[step:])
         covered += step
@@ -1730,6 +1768,8 @@ def _centre(ink):
 # Something is strange, that is no digit, if its distance to the nearest training digit of its class is large.  The
 # distance is chosen so that only this share of the training digits is further from its nearest neighbour.
 _STRANGE_SHARE = 0.002
+# It is at least this (that of MNIST and the world is 0.18).
+_LEAST_STRANGE = 0.01
 # A picture is compared with this many training digits.
 _OUTLINE_SAMPLES = 20000
 
@@ -1781,7 +1821,8 @@ def judge_digits(pixels, probabilities, model_dir):
 
 # The digits of a picture have a likelihood: the mean of their log odds, plus the logarithm of the probability of the
 # most doubtful one.  It must reach a limit: the first for one digit, the second for two, the third for three or more.
-# The strokes of a letter easily look like two digits; three digits in a row rarely come by chance.
+# The limit for one digit is low, so that rare forms of a digit are answered.  That for two is the highest, since the
+# strokes of a letter easily look like two digits; three digits in a row rarely come by chance.
 _LEAST_LIKELIHOODS = (-4.5, 0.1, -0.9)
 
 
@@ -1873,8 +1914,9 @@ def _measure_strangeness(pixels, classes, model_dir):
     return (1 - likeness.max(axis=1, initial=-1)) / strange_distance
 
 
-# float32 [28, 14]: halves a side.  Each column takes four neighbours with the weights 1/4, 3/4, 3/4, 1/4; without this
-# blur a line beside a line would be no likeness at all.
+# float32 [28, 14]: a row of 28 pixels times this matrix is a row of 14.  Pixel i of the 14 is a sum of the four pixels
+# 2 * i - 1 to 2 * i + 2, with the weights 1/4, 3/4, 3/4, 1/4: blurred, so that two strokes side by side have a
+# likeness.
 _HALVE = 1 - np.abs(np.arange(IMAGE_SIDE)[:, None] - (2 * np.arange(IMAGE_SIDE // 2) + 0.5)) / 2
 _HALVE = np.maximum(0, _HALVE).astype(np.float32)
 
@@ -1899,9 +1941,13 @@ def write_outlines(data_dir, samples):
     The file holds `outlines`, float16 [m, 196], `classes`, int [m], and `strange`, the distance to the nearest training
     digit of its class, 0..1, beyond which something is no digit.
     """
-    once = list(dict.fromkeys(samples))  # Added digits are there many times, and would be their own neighbours.
-    chosen = np.linspace(0, len(once) - 1, min(len(once), _OUTLINE_SAMPLES)).round().astype(int)
-    some = [once[i] for i in chosen]
+    # Added digits are there many times.  Each is taken once, or it would be its own neighbour, but all are taken, since
+    # a new hand has few.  Of the others every so many-th is taken.
+    counts = collections.Counter(samples)
+    added = [sample for sample, count in counts.items() if count > 1]
+    others = [sample for sample, count in counts.items() if count == 1]
+    most = min(len(others), _OUTLINE_SAMPLES)
+    some = added + [others[i] for i in np.linspace(0, len(others) - 1, most).round().astype(int)]
     pixels = np.frombuffer(b"".join(pixels for pixels, _ in some), np.uint8).reshape(-1, INPUT_NODE)
     outlines = _get_outlines(pixels / np.float32(255))
     classes = np.array([number for _, number in some])
@@ -1911,7 +1957,8 @@ def write_outlines(data_dir, samples):
         likeness = own[:1000] @ own.T  # All of them against all would need too much memory.
         np.fill_diagonal(likeness, 0)
         distances.extend(1 - likeness.max(1))
-    strange = np.quantile(distances, 1 - _STRANGE_SHARE)
+    # Where all pictures of a class are alike, the distance would be 0, and everything else strange.
+    strange = max(np.quantile(distances, 1 - _STRANGE_SHARE), _LEAST_STRANGE)
     with mnist_forward.write_whole(data_dir / OUTLINES_FILE) as part, open(part, "wb") as file:
         np.savez_compressed(file, outlines=outlines.astype(np.float16), classes=classes, strange=strange)
 

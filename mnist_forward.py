@@ -284,7 +284,8 @@ def run(main):
         sys.exit(str(error))
     except OSError as error:
         if _is_output_closed(error):
-            # Python writes the rest of the output when it ends; now the rest goes nowhere, and that is no error.
+            # Python writes what is left of the output when it ends, which would be an error once more.  So the output
+            # now goes to os.devnull, which takes everything.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         cure = "name another file or folder" if error.filename else "make room"

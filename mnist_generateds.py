@@ -55,8 +55,9 @@ def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, ta
     """Build the queues that deliver batches: training samples shuffled and without end, test samples in order, once.
 
     First it looks at every record of the set.  It adds QueueRunners to the graph: start them with
-    tf.train.start_queue_runners, after initialising the local variables.  There are two queues, of file names and of
-    records; for training a third one, of batches that are ready.
+    tf.train.start_queue_runners, after initialising the local variables, in one of which string_input_producer counts
+    its epochs.  There are two queues, of file names and of records; for training a third one, of batches that are
+    ready.
 
     Args:
       num: pictures in a batch; only the last batch of the test set may be smaller.
@@ -83,14 +84,16 @@ def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, ta
         batch = tf.train.batch(serialized, num, 1, capacity, enqueue_many=True, allow_smaller_final_batch=True)
         return _parse(batch, classes)
     # Shuffling (the lecture's shuffle_batch): before the parsing, since a record is smaller than its pixels as floats.
-    batches = max(1, PORTION // num)
-    capacity = MIN_AFTER_DEQUEUE + 2 * max(batches * num, READ_AT_ONCE)
-    # Each source is a list of tensors and has its own thread: the lecture's has img and label, each of these has one.
+    batches_a_portion = max(1, PORTION // num)
+    portion_size = batches_a_portion * num
+    capacity = MIN_AFTER_DEQUEUE + 2 * max(portion_size, READ_AT_ONCE)
+    # shuffle_batch_join is shuffle_batch with several sources, each in a thread of its own.  A source is the list of
+    # the tensors that are put into the queue together: img and label in the lecture, the serialized records alone here.
     sources = [[records] for records in serialized]
-    portion = tf.train.shuffle_batch_join(sources, batches * num, capacity, MIN_AFTER_DEQUEUE, enqueue_many=True)
+    portion = tf.train.shuffle_batch_join(sources, portion_size, capacity, MIN_AFTER_DEQUEUE, enqueue_many=True)
     img, label = _parse(portion, classes)
-    img.set_shape([batches * num, INPUT_NODE])
-    return _keep_ready(distort(img) if distort else img, label, batches)
+    img.set_shape([portion_size, INPUT_NODE])
+    return _keep_ready(distort(img) if distort else img, label, batches_a_portion)
 
 
 def _share_files(data_dir, set_name, task=0, tasks=1):
@@ -111,15 +114,16 @@ def _parse(serialized, classes):
     return img, label
 
 
-def _keep_ready(img, label, batches):
-    """Cut a portion into `batches` batches, and return a batch out of a queue, which its own thread keeps full.
+def _keep_ready(img, label, batches_a_portion):
+    """Cut a portion into its batches, and return a batch out of a queue, which its own thread keeps full.
 
-    No training step waits for its batch then.  Adds to the collection `queue_fill` how full that queue is, a scalar in
-    0..1.
+    No training step waits for its batch then.  One element of the queue is a whole batch; enqueue_many puts all batches
+    of a portion into it, and dequeue takes one batch out.  Adds to the collection `queue_fill` how full that queue is,
+    a scalar in 0..1.
     """
-    img_batches = tf.reshape(img, [batches, -1, INPUT_NODE])
-    label_batches = tf.reshape(label, [batches, -1, label.shape[1]])
-    capacity = PORTIONS_AHEAD * batches
+    img_batches = tf.reshape(img, [batches_a_portion, -1, INPUT_NODE])
+    label_batches = tf.reshape(label, [batches_a_portion, -1, label.shape[1]])
+    capacity = PORTIONS_AHEAD * batches_a_portion  # batches
     queue = tf.FIFOQueue(capacity, [tf.float32, tf.float32], [img_batches.shape[1:], label_batches.shape[1:]])
     enqueue_op = queue.enqueue_many([img_batches, label_batches])
     tf.train.add_queue_runner(tf.train.QueueRunner(queue, [enqueue_op]))
@@ -219,8 +223,9 @@ def write_tfrecords(data_dir, set_name, samples, class_names, shards=1):
     where = f"{paths[0]}" if len(paths) == 1 else f"{paths[0]} .. {paths[-1].name}"
     print(f"Writing {where}")
     try:
-        # The order is: 1. The inner block ends, and all new files are closed; their names still end in .part.  2. Old
-        # files are removed.  3. The outer block ends, and the new files are renamed one after the other.
+        # Two stacks, since the new files must be closed before they are renamed.  What happens at the ends of the
+        # blocks: 1. The stack `writers` ends, and all new files are closed; their names still end in .part.  2. Old
+        # files are removed.  3. The stack `parts` ends, and the new files get their own names, one after the other.
         with contextlib.ExitStack() as parts:
             with contextlib.ExitStack() as writers:
                 part_paths = [parts.enter_context(mnist_forward.write_whole(path)) for path in paths]
@@ -486,7 +491,8 @@ def read_digits(one, picture_dir, found_dir):
     """Read the digits of a LabelledPicture.
 
     A picture of 28x28 pixels that is light on dark is one digit and taken as it is, like the lecture's.  In any other
-    the digits are found and prepared as the app does it.  A picture in the sub-folder of a class has one label, but
+    the digits are found and prepared as the app does it at its first look: there is no network yet to cut digits that
+    touch, or to tell whether a second look finds more.  A picture in the sub-folder of a class has one label, but
     something small may lie beside its digit, so the largest digit is taken.  In a picture of a label file there must be
     as many digits as labels.
 
@@ -498,7 +504,8 @@ def read_digits(one, picture_dir, found_dir):
     Returns (a list of 784 bytes for each digit, in reading order; whether the picture was taken as it is).  Raises
     PictureError where the picture lies outside `picture_dir`, can't be read, or shows too few or too many digits.
     """
-    if not one.path.resolve().is_relative_to(picture_dir.resolve()):
+    path_inside = one.path.resolve()
+    if not path_inside.is_relative_to(picture_dir.resolve()):
         raise PictureError(f"leads out of {picture_dir}")
     picture = mnist_app.open_picture(one.path)
     grey = picture.mean(axis=2)
@@ -516,7 +523,7 @@ def read_digits(one, picture_dir, found_dir):
         if is_taken_as_it_is:
             raise PictureError(difference)
         # The whole path gives the name, since pictures in two folders, or of two formats, may have one name.
-        name = "-".join(one.path.relative_to(picture_dir).parts)
+        name = "-".join(path_inside.relative_to(picture_dir.resolve()).parts)
         shown = found_dir / f"{mnist_app.shorten_stem(f'{name}.png')}-found.png"
         with _saving:
             mnist_app.save_picture(mnist_app.draw_found(one.path, found, 1000), shown)

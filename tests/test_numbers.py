@@ -145,6 +145,13 @@ def test_a_one_at_the_rim_is_a_digit(number, read, tmp_path):
     assert read(tight).answer.number == "126"
 
 
+def test_a_picture_cut_close_round_a_row_keeps_its_first_and_last_digit(number, read):
+    picture = on_sheet(number("2039482", gap=20), size=(1400, 320))
+    inside = np.argwhere(np.asarray(picture.convert("L")) < 120)
+    (top, left), (bottom, right) = inside.min(0), inside.max(0) + 1
+    assert read(picture.crop((left, top, right, bottom))).answer.number == "2039482"
+
+
 def test_boxes_are_in_the_pixels_of_the_upright_picture_as_it_was_opened(number, model, tmp_path):
     large = on_sheet(number("72")).resize((2700, 960))
     exif = Image.Exif()

@@ -13,6 +13,7 @@ from test_generateds import batches, idx_folder
 from test_preparation import drawn, on_paper
 from test_test import event_tags
 
+import mnist_app
 import mnist_generateds
 from mnist_forward import DIGITS, tf
 from mnist_generateds import ADDED_REPEATS, LabelledPicture, list_labelled_pictures
@@ -147,13 +148,34 @@ def test_a_sheet_with_a_label_of_thirty_digits_makes_thirty_samples(sources, dig
     assert ADDED_REPEATS == 300, "as the README says"
 
 
+def test_each_added_digit_is_known_however_many_others_there_are(sources, tmp_path, monkeypatch):
+    samples = sources[1]["train"]
+    monkeypatch.setattr(mnist_app, "_OUTLINE_SAMPLES", 10)
+    mnist_app.write_outlines(tmp_path, samples + 2 * samples[:25])
+    with np.load(tmp_path / "outlines.npz") as file:
+        known = {outline.tobytes() for outline in file["outlines"]}
+    pixels = np.frombuffer(b"".join(pixels for pixels, _ in samples[:25]), np.uint8).reshape(25, 784)
+    added = mnist_app._get_outlines(pixels / np.float32(255)).astype(np.float16)
+    assert len(known) == 35 and {outline.tobytes() for outline in added} <= known
+
+
+def test_a_class_of_pictures_that_are_all_alike_makes_no_other_strange(sources, tmp_path):
+    (pixels, label), *_ = sources[1]["train"]
+    nearly = bytes(max(level - 1, 0) for level in pixels)
+    mnist_app.write_outlines(tmp_path, [(pixels, label), (nearly, label)])
+    of_picture = np.frombuffer(pixels, np.uint8)[None] / np.float32(255)
+    darker = np.maximum(of_picture - 0.02, 0)
+    assert mnist_app._measure_strangeness(darker, np.array([label]), tmp_path)[0] < 1
+
+
 @pytest.mark.parametrize("label", ["1", "1234"])
 def test_a_sheet_whose_count_disagrees_is_refused_with_a_picture(sources, digits, tmp_path, label, write):
     folder, _ = sources
     own = tmp_path / "own"
     own.mkdir()
     sheet_of(digits, 3, own / "sheet.png")
-    (tmp_path / "labels.txt").write_text(f"sheet.png {label}\n")
+    name = own / "sheet.png" if label == "1" else "sheet.png"  # The whole path is as good.
+    (tmp_path / "labels.txt").write_text(f"{name} {label}\n")
     said = write("--data", folder, "--add", own, tmp_path / "labels.txt", fails=True)
     assert f"sheet.png shows 3 digits, its label has {len(label)}: {folder}/sheet.png-found.png shows which" in said
     with Image.open(folder / "sheet.png-found.png") as image:
