@@ -490,7 +490,7 @@ class Found(NamedTuple):
     # For each digit the log odds that it is a whole digit, float [n].  With p its probability, these are
     # log(p / (1 - p)): 0 where p is 0.5, -0.5 where p is 0.38, -3 where p is 0.05, and 2 where p is 0.88.
     odds: np.ndarray
-    is_refused: np.ndarray  # bool [n], which of them resemble no digit
+    is_refused: np.ndarray  # bool [n], which of them are refused, as judge_digits says
     strokes: tuple = ()  # the _Strokes of the pieces of ink in which the digits were found
     share_of_ink: float = 1.0  # these pieces' share of all ink on the sheet
     scale: float = 1.0  # one pixel of `boxes`, `cuts` and `lines` is this many of the picture as it was opened
@@ -530,8 +530,8 @@ def find_digits(picture, score=None, must_be_writing=True):
 
 
 # What the log odds of a digit (see judge_digits) mean for the choice between two ways to see a picture.  Below the
-# first limit a piece of ink may be something else than one whole digit.  Below the second it is not even a rare form of
-# a digit: some digits of real hands go down that far.
+# first limit a piece of ink may be something else than one whole digit.  Rare forms of a digit in real hands have log
+# odds down to about the second limit.  So only what is below that one is surely no digit.
 _DOUBTFUL_ODDS = -0.5
 _INCREDIBLE_ODDS = -3.0
 # A second look counts only if the mean of its log odds is above this limit.
@@ -705,7 +705,7 @@ class _Part(NamedTuple):
     strokes: "_Strokes" = None  # what its strokes are like
     is_loose: bool = False  # It is small and far from the others, so it is a digit only where it looks like one.
     odds: float = 0.0  # the log odds that it is a whole digit
-    is_refused: bool = False  # whether it resembles no digit
+    is_refused: bool = False  # whether judge_digits refuses it
     cut: np.ndarray = None  # the cut to its left, x, y, x, y
 
 
@@ -745,6 +745,7 @@ def _drop_rim_strokes(parts, shape):
         return is_narrow and is_at_side and is_long
 
     others = [part for part in parts if not is_rim_stroke(part)]
+    # Beside fewer than two other digits a stroke at the rim may be a 1 as well: of 17, or of 1 alone, cut close.
     return others if len(others) >= 2 else parts
 
 
@@ -817,7 +818,9 @@ def _measure_colourfulness(picture, boxes):
     details = np.concatenate(colours)
     details = details - details.mean(axis=1, keepdims=True)  # without the brightness
     details = details - np.median(details, axis=0)
-    variances = np.linalg.eigh(details.T @ details / len(details))[0]  # the smallest first
+    # Three variances, the smallest first: variances[0] is 0, that of the brightness, which was taken out; variances[2]
+    # is that from paper to ink; variances[1] is what remains.
+    variances = np.linalg.eigh(details.T @ details / len(details))[0]
     return math.sqrt(max(variances[1], 0))
 
 
@@ -864,9 +867,10 @@ def _measure_ink(grey):
 
 def _find_threshold(contrast):
     """The contrast above which a pixel is ink; raises PictureError when none stands out."""
-    # The contrasts of bare paper have a normal distribution, the grain of the paper.  Its 5th and 30th percentile are
-    # not changed by ink, even where ink fills half the picture.  They lie 1.64 and 0.52 standard deviations below the
-    # mean, so 1.12 apart.
+    # The contrasts of bare paper have a normal distribution, the grain of the paper.  The 5th and the 30th percentile
+    # of a normal distribution lie 1.64 and 0.52 standard deviations below its mean, so 1.12 apart.  Ink has higher
+    # contrasts than the paper.  Where there is much of it, the percentiles of all pixels are a little higher ones of
+    # the paper's, and grain and mean come out somewhat too large, which does no harm.
     percentile_5, percentile_30 = np.percentile(contrast[::2, ::2], [5, 30])
     grain = (percentile_30 - percentile_5) / 1.12  # one standard deviation
     bare_paper = percentile_30 + 0.52 * grain  # the mean
@@ -1336,11 +1340,11 @@ _TABLE = 4
 def _lies_beside_paper(pieces):
     """bool [n]: which pieces are not on the sheet: frames, the edges of the sheet, the table and what lies on it.
 
-    An outer piece is one that hardly reaches the middle of the picture.  An outer piece that touches two sides of the
-    picture lies beside the paper, as a frame does, unless it is as high as a digit in the middle: then the picture is
-    cut close round a row of digits, and the piece is the first or the last of them.  So does everything in a strip
-    along one side, up to a sixth of the picture wide, that is filled by a table: an outer piece with many times the ink
-    of a digit.
+    An outer piece is one that hardly reaches the middle of the picture.  Beside the paper lies:
+    1. an outer piece that touches two sides of the picture, as a frame does.  The exception is the first or last digit
+       of a row round which the picture is cut close; it is as high as the digits in the middle.
+    2. a table: an outer piece that touches one side, with many times the ink of the largest inner piece.  If it ends
+       within a sixth of the picture, everything that lies between that side and its inner edge goes, too.
     """
     height, width = pieces.labels.shape
     left, top, right, bottom = pieces.boxes.T
@@ -1765,11 +1769,12 @@ def _centre(ink):
 
 # The outline of a digit, in this section and in the file outlines.npz, is a thumbnail: its picture blurred and halved.
 
-# Something is strange, that is no digit, if its distance to the nearest training digit of its class is large.  The
-# distance is chosen so that only this share of the training digits is further from its nearest neighbour.
+# The distance of two outlines is 1 minus their cosine similarity.  Something is strange, that is no digit, if its
+# distance to the nearest training digit of its class exceeds a limit.  The limit is set so that only this share of the
+# training digits exceeds it; for MNIST and the world it is 0.18.
 _STRANGE_SHARE = 0.002
-# It is at least this (that of MNIST and the world is 0.18).
-_LEAST_STRANGE = 0.01
+# The limit is at least this, also where all training pictures of each class are alike.
+_LEAST_LIMIT = 0.01
 # A picture is compared with this many training digits.
 _OUTLINE_SAMPLES = 20000
 
@@ -1777,7 +1782,7 @@ _OUTLINE_SAMPLES = 20000
 # The log odds are a sum of features with these weights, fitted by logistic regression: whole digits of MNIST's training
 # set against pairs of them that touch and against pieces of such pairs that were cut at the wrong place.
 _ODDS_WEIGHTS = {
-    "distance": -6.0,  # to the nearest training digit of the class, in units of the distance that is strange
+    "strangeness": -6.0,  # the distance to the nearest training digit of the class, divided by the limit
     "log probability": 0.14,  # of the class
     "log improbability": -0.18,  # the logarithm of 1 minus that
     "narrow": 1.98,  # the width as a share of the height, at most 1
@@ -1786,8 +1791,8 @@ _ODDS_WEIGHTS = {
 }
 
 
-# A digit of which the network is less sure than this is doubted.  Of 439 real digits three had a confidence below 0.6,
-# so at 0.5 hardly one is doubted.
+# A digit of which the network is less sure than this is refused, even if it resembles a training digit.  Of 439 real
+# digits three had a confidence below 0.6, so at 0.5 hardly one is refused.
 _LEAST_CONFIDENCE = 0.5
 
 
@@ -1799,8 +1804,8 @@ def judge_digits(pixels, probabilities, model_dir):
       probabilities: what the network says of them, float32 [n, classes].
       model_dir: the folder with the outlines of training digits.
 
-    Returns (the log odds that each is one whole digit, not half a digit or two that touch, float [n]; which resemble no
-    digit at all, bool [n]).
+    Returns (the log odds that each is one whole digit, not half a digit or two that touch, float [n]; which are
+    refused, bool [n], since they are strange or the network is less sure than _LEAST_CONFIDENCE).
     """
     strangeness = _measure_strangeness(pixels, probabilities.argmax(axis=1), model_dir)
     confidence = probabilities.max(axis=1)
@@ -1808,7 +1813,7 @@ def judge_digits(pixels, probabilities, model_dir):
     is_ink = pixels.reshape(-1, IMAGE_SIDE, IMAGE_SIDE) > 0.5
     aspect = is_ink.any(axis=1).sum(axis=1) / np.maximum(is_ink.any(axis=2).sum(axis=1), 1)
     features = {
-        "distance": strangeness,
+        "strangeness": strangeness,
         "log probability": np.log(likeliest),
         "log improbability": np.log(1 - likeliest),
         "narrow": np.minimum(aspect, 1),
@@ -1819,11 +1824,12 @@ def judge_digits(pixels, probabilities, model_dir):
     return odds, (confidence < _LEAST_CONFIDENCE) | (strangeness > 1)
 
 
-# The digits of a picture have a likelihood: the mean of their log odds, plus the logarithm of the probability of the
-# most doubtful one.  It must reach a limit: the first for one digit, the second for two, the third for three or more.
-# The limit for one digit is low, so that rare forms of a digit are answered.  That for two is the highest, since the
-# strokes of a letter easily look like two digits; three digits in a row rarely come by chance.
-_LEAST_LIKELIHOODS = (-4.5, 0.1, -0.9)
+# The digits of a picture have a score: the mean of their log odds as judge_digits says them, plus the logarithm of the
+# network's confidence in the digit of which it is least sure.  Sum and limits were chosen by trial, on numbers and on
+# letters.  The first limit is for one digit, the second for two, the third for three or more.  The limit for one is
+# low, so that rare forms of a digit are answered.  That for two is the highest, since the strokes of a letter easily
+# look like two digits; three digits in a row rarely come by chance.
+_LEAST_SCORES = (-4.5, 0.1, -0.9)
 
 
 def _shows_no_number(pixels, probabilities, model_dir):
@@ -1832,8 +1838,8 @@ def _shows_no_number(pixels, probabilities, model_dir):
     One unclear digit does not spoil a number; a picture of which most is unclear shows something else.
     """
     odds, is_refused = judge_digits(pixels, probabilities, model_dir)
-    likelihood = odds.mean() + np.log(probabilities.max(axis=1).min())
-    return is_refused.mean() > 0.5 or likelihood < _LEAST_LIKELIHOODS[min(len(pixels), 3) - 1]
+    score = odds.mean() + np.log(probabilities.max(axis=1).min())
+    return is_refused.mean() > 0.5 or score < _LEAST_SCORES[min(len(pixels), 3) - 1]
 
 
 class _Strokes(NamedTuple):
@@ -1905,13 +1911,13 @@ def _is_writing(found, colourfulness):
 
 
 def _measure_strangeness(pixels, classes, model_dir):
-    """float [n]: how far each of the pixels [n, 784] is from the nearest training digit of its class, int [n].
+    """float [n]: the distances of the pixels [n, 784] to the nearest training digit of their class, int [n], in limits.
 
-    The unit is the distance from which on something is strange.
+    A distance of 1 is the limit, and what is above it is strange.
     """
-    known, known_classes, strange_distance = _read_outlines(model_dir)
+    known, known_classes, limit = _read_outlines(model_dir)
     likeness = np.where(classes[:, None] == known_classes, _get_outlines(pixels) @ known.T, -1)
-    return (1 - likeness.max(axis=1, initial=-1)) / strange_distance
+    return (1 - likeness.max(axis=1, initial=-1)) / limit
 
 
 # float32 [28, 14]: a row of 28 pixels times this matrix is a row of 14.  Pixel i of the 14 is a sum of the four pixels
@@ -1938,8 +1944,7 @@ def write_outlines(data_dir, samples):
       data_dir: the folder, a Path.
       samples: [(784 bytes, class number), ...].
 
-    The file holds `outlines`, float16 [m, 196], `classes`, int [m], and `strange`, the distance to the nearest training
-    digit of its class, 0..1, beyond which something is no digit.
+    The file holds `outlines`, float16 [m, 196], `classes`, int [m], and `strange`, the limit of the distance, 0..1.
     """
     # Added digits are there many times.  Each is taken once, or it would be its own neighbour, but all are taken, since
     # a new hand has few.  Of the others every so many-th is taken.
@@ -1957,15 +1962,14 @@ def write_outlines(data_dir, samples):
         likeness = own[:1000] @ own.T  # All of them against all would need too much memory.
         np.fill_diagonal(likeness, 0)
         distances.extend(1 - likeness.max(1))
-    # Where all pictures of a class are alike, the distance would be 0, and everything else strange.
-    strange = max(np.quantile(distances, 1 - _STRANGE_SHARE), _LEAST_STRANGE)
+    limit = max(np.quantile(distances, 1 - _STRANGE_SHARE), _LEAST_LIMIT)
     with mnist_forward.write_whole(data_dir / OUTLINES_FILE) as part, open(part, "wb") as file:
-        np.savez_compressed(file, outlines=outlines.astype(np.float16), classes=classes, strange=strange)
+        np.savez_compressed(file, outlines=outlines.astype(np.float16), classes=classes, strange=limit)
 
 
 @functools.cache
 def _read_outlines(model_dir):
-    """(outlines, float32 [m, 196]; their classes, int [m]; the distance that is strange) of a model folder.
+    """(outlines, float32 [m, 196]; their classes, int [m]; the limit of the distance) of a model folder.
 
     A model that the lecture's program trained has no such file: then nothing is strange.  Raises UserError where the
     file is damaged.

@@ -463,9 +463,12 @@ def backward_in_cluster(args, machine):
 
     awaited = "the parameter server" if is_chief else "the parameter server and the chief"
     print(f"{machine.job} {machine.index} waits for {awaited}", flush=True)
-    scaffold = tf.train.Scaffold(saver=graph.restorable.saver, init_fn=restore)  # Only the chief calls init_fn.
+    # A Scaffold holds what a new session needs: the operations that initialise all global and local variables, which it
+    # makes by itself; the saver; and a function that the chief calls after the initialisation.
+    scaffold = tf.train.Scaffold(saver=graph.restorable.saver, init_fn=restore)
+    # The creator does step 2 or 3: that of the chief initialises, that of a worker waits until the chief has done so.
     creator = tf.train.ChiefSessionCreator if is_chief else tf.train.WorkerSessionCreator
-    # A MonitoredSession is a session for several machines.  When it is made, steps 2 and 3 are done; it also makes the
+    # A MonitoredSession is a session for several machines.  It lets the creator make its plain session, makes the
     # Coordinator and starts the queue runners, as the lecture does by hand.
     alone = tf.ConfigProto(device_filters=["/job:ps", own_device])  # Without it every start waits for every machine.
     with tf.train.MonitoredSession(creator(scaffold, server.target, alone)) as monitored_sess:

@@ -80,8 +80,9 @@ def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, ta
     serialized = [tf.TFRecordReader().read_up_to(filename_queue, READ_AT_ONCE)[1] for _ in range(readers)]
     classes = len(read_class_names(data_dir))
     if not isTrain:
+        [records] = serialized  # One reader and one thread keep the order of the file.
         capacity = 2 * max(num, READ_AT_ONCE)
-        batch = tf.train.batch(serialized, num, 1, capacity, enqueue_many=True, allow_smaller_final_batch=True)
+        batch = tf.train.batch([records], num, 1, capacity, enqueue_many=True, allow_smaller_final_batch=True)
         return _parse(batch, classes)
     # Shuffling (the lecture's shuffle_batch): before the parsing, since a record is smaller than its pixels as floats.
     batches_a_portion = max(1, PORTION // num)
@@ -235,7 +236,8 @@ def write_tfrecords(data_dir, set_name, samples, class_names, shards=1):
                 for writer, sample in zip(itertools.cycle(opened), shown):
                     writer.write(_make_example(*sample, len(class_names)).SerializeToString())
             # If the program is killed during step 3, some files are missing, which find_records notices.  Without step
-            # 2 old and new files would stand side by side like one whole set.
+            # 2 old and new files would stand side by side like one whole set.  A single new file needs no step 2: it
+            # takes its name in one moment, and what else is left of the old set is removed at the end.
             if len(paths) > 1:
                 remove_records(data_dir, [set_name])
     except tf.errors.OpError as error:
