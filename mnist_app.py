@@ -12,7 +12,7 @@ could not work, for example without a model, and 2 when the command line is wron
 
 The file goes from the outside to the inside: conversation and command line; `pre_pic` and `restore_model`; opening a
 picture; finding the digits in it; MNIST's form for each of them; what is no digit; pictures of the answer.
-mnist_generateds.py uses the middle sections, too: it prepares training pictures as this program prepares photos.
+mnist_generateds.py uses functions of all sections, too: it prepares training pictures as this program prepares photos.
 """
 
 import argparse
@@ -153,12 +153,15 @@ def list_pictures(arguments):
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
     suffixes |= _UNREADABLE_PHOTOS
     for argument in arguments:
-        found = []
-        if os.path.isdir(argument):
-            inside = glob.glob(os.path.join(glob.escape(argument), "*"))
-            found = [path for path in inside if os.path.splitext(path)[1].lower() in suffixes]
-        elif not os.path.exists(argument):
-            found = glob.glob(argument, recursive=True)
+        is_pattern = not os.path.exists(argument)
+        matches = glob.glob(argument, recursive=True) if is_pattern else [argument]
+        found = set()
+        for match in matches:
+            if os.path.isdir(match):
+                inside = glob.glob(os.path.join(glob.escape(match), "*"))
+                found.update(path for path in inside if os.path.splitext(path)[1].lower() in suffixes)
+            else:
+                found.add(match)
         yield from sorted(found) or [argument]
 
 
@@ -166,7 +169,15 @@ def list_pictures(arguments):
 
 
 class PictureError(Exception):
-    """What is wrong with a picture and what cures it: the rest of a sentence that begins with its path."""
+    """What is wrong with a picture and what cures it: the rest of a sentence that begins with its path.
+
+    Attributes:
+      found: the Found of a picture that is refused although something was found in it; else None.
+    """
+
+    def __init__(self, sentence, found=None):
+        super().__init__(sentence)
+        self.found = found
 
 
 _NO_DIGIT = "shows no digit: write larger or with a darker pen."
@@ -184,18 +195,19 @@ def pre_pic(picture_path, model_dir=None, return_found=False):
       return_found: whether to return the whole Found instead of its pixels alone.
 
     Returns pixels, float32 [n, 784], the n digits in reading order, 0 = paper .. 1 = ink, in MNIST's form.  Raises
-    PictureError where the picture can't be read or shows no digit.
+    PictureError where the picture can't be read or shows no digit, and where _find_refusal refuses it.
     """
     picture, scale = open_with_scale(picture_path)
-    score = functools.partial(_score, model_dir=model_dir) if model_dir else None
-    # What writing looks like is known of digits alone: own classes may be drawings.
-    is_of_digits = model_dir is not None and read_class_names(model_dir) == mnist_forward.DIGITS
-    found = find_digits(picture, score, must_be_writing=is_of_digits)._replace(scale=scale)
+    judge = functools.partial(_judge, model_dir=model_dir) if model_dir else None
+    found = find_digits(picture, judge)._replace(scale=scale)
+    refusal = _find_refusal(found, picture, read_class_names(model_dir)) if model_dir else None
+    if refusal:
+        raise PictureError(refusal, found)
     return found if return_found else found.pixels
 
 
-def _score(pixels, model_dir):
-    """What judge_digits says of the pixels [n, 784] with the network of a model folder."""
+def _judge(pixels, model_dir):
+    """The Judgement of the pixels [n, 784] by the network of a model folder."""
     sess, x, y = _restored_network(model_dir)
     return judge_digits(pixels, sess.run(y, {x: pixels}), model_dir)
 
@@ -206,14 +218,10 @@ class Answer(NamedTuple):
     number: str = ""  # the digits' classes; with a blank between them where a class's name is longer than one letter
     confidence: float = 0.0  # the probability, 0..1, that every digit is right, each taken for itself
     guesses: tuple = ()  # for each digit its three likeliest classes, ((name, probability), ...)
-    error: str = ""  # one sentence that says why there is no number; the other fields are then not to be believed
+    error: str = ""  # why there is no number, as a PictureError says it; the other fields are then not to be believed
 
     def __str__(self):
         return self.error or f"{self.number} ({self.confidence:.1%})"
-
-
-# A less probable number would be printed with a confidence of 0.0%.
-_LEAST_CONFIDENCE_OF_NUMBER = 0.0005
 
 
 def restore_model(pixels, model_dir=MODEL_SAVE_PATH):
@@ -236,9 +244,7 @@ def restore_model(pixels, model_dir=MODEL_SAVE_PATH):
         guesses.append(tuple((names[i], of_one_digit[i]) for i in likeliest))
     between = "" if max(map(len, names)) == 1 else " "
     number = between.join(of_one_digit[0][0] for of_one_digit in guesses)
-    confidence = float(probabilities.max(axis=1).prod())
-    is_unclear = confidence < _LEAST_CONFIDENCE_OF_NUMBER or _shows_no_number(pixels, probabilities, model_dir)
-    return Answer(number, confidence, tuple(guesses), _UNCLEAR if is_unclear else "")
+    return Answer(number, float(probabilities.max(axis=1).prod()), tuple(guesses))
 
 
 # A digit moved by a pixel, (down, right), is the same digit: the mean over five places errs less than one does.
@@ -309,7 +315,7 @@ class Reading(NamedTuple):
 
     path: str
     answer: Answer
-    found: "Found" = None  # None where the picture could not be read, or shows no digit
+    found: "Found" = None  # None where the picture could not be read, or nothing was found in it
 
 
 def read_picture(path, model_dir):
@@ -317,7 +323,9 @@ def read_picture(path, model_dir):
     try:
         found = pre_pic(path, model_dir, return_found=True)
     except PictureError as error:
-        return Reading(path, Answer(error=str(error)))
+        # What the network says of a refused picture is shown by --look.
+        answer = restore_model(error.found.pixels, model_dir) if error.found else Answer()
+        return Reading(path, answer._replace(error=str(error)), error.found)
     return Reading(path, restore_model(found.pixels, model_dir), found)
 
 
@@ -489,14 +497,15 @@ class Found(NamedTuple):
     lines: np.ndarray  # the printed lines that were taken out, in the form of the cuts, float [l, 4]
     # For each digit the log odds that it is a whole digit, float [n].  With p its probability, these are
     # log(p / (1 - p)): 0 where p is 0.5, -0.5 where p is 0.38, -3 where p is 0.05, and 2 where p is 0.88.
-    odds: np.ndarray
+    log_odds: np.ndarray
+    confidence: np.ndarray  # for each digit the network's probability of its likeliest class, float [n]
     is_refused: np.ndarray  # bool [n], which of them are refused, as judge_digits says
     strokes: tuple = ()  # the _Strokes of the pieces of ink in which the digits were found
     share_of_ink: float = 1.0  # these pieces' share of all ink on the sheet
-    scale: float = 1.0  # one pixel of `boxes`, `cuts` and `lines` is this many of the picture as it was opened
+    scale: float = 1.0  # one pixel of `boxes`, `cuts` and `lines` is this many of the file, which may be larger
 
 
-def find_digits(picture, score=None, must_be_writing=True):
+def find_digits(picture, judge=None):
     """Find the digits of a picture.
 
     What is ink, and where a digit ends, is decided by what the network recognises.  So the picture is seen in several
@@ -505,12 +514,10 @@ def find_digits(picture, score=None, must_be_writing=True):
 
     Args:
       picture: float32 [h, w, 3] in 0..1, as open_picture returns it.
-      score: a function of pixels, float32 [n, 784], that returns the log odds that each is a whole digit, float [n],
-        and which are refused as no digits, bool [n].  Without `score` the picture is seen in the plain way only, and
-        touching digits are not cut.
-      must_be_writing: whether a picture of something else than writing is refused; this needs `score`.
+      judge: a function of pixels, float32 [n, 784], that returns their Judgement.  Without `judge` the picture is seen
+        in the plain way only, touching digits are not cut, and small digits far from the others are not looked for.
 
-    Returns a Found.  Raises PictureError where no digit is found, and where the picture is refused.
+    Returns a Found.  Raises PictureError where no digit is found.
     """
     grey = _grey_from_colour(picture)
     shows_one_digit = max(grey.shape) <= _ONE_DIGIT_SIDE
@@ -521,21 +528,18 @@ def find_digits(picture, score=None, must_be_writing=True):
         margin = max(grey.shape) // 2
         rim = [*grey[0], *grey[-1], *grey[:, 0], *grey[:, -1]]
         grey = np.pad(grey, margin, constant_values=np.median(rim))
-    best = _find_best(grey, shows_one_digit, score)
+    best = _find_best(grey, shows_one_digit, judge)
     in_picture = {name: (getattr(best, name) - margin) / factor for name in ("boxes", "cuts", "lines")}
-    found = best._replace(**in_picture)
-    if score is not None and must_be_writing and not _is_writing(found, _measure_colourfulness(picture, found.boxes)):
-        raise PictureError(_NO_WRITING)
-    return found
+    return best._replace(**in_picture)
 
 
 # What the log odds of a digit (see judge_digits) mean for the choice between two ways to see a picture.  Below the
 # first limit a piece of ink may be something else than one whole digit.  Rare forms of a digit in real hands have log
 # odds down to about the second limit.  So only what is below that one is surely no digit.
-_DOUBTFUL_ODDS = -0.5
-_INCREDIBLE_ODDS = -3.0
+_DOUBTFUL_LOG_ODDS = -0.5
+_INCREDIBLE_LOG_ODDS = -3.0
 # A second look counts only if the mean of its log odds is above this limit.
-_IMPROBABLE_ODDS = -1.2
+_IMPROBABLE_LOG_ODDS = -1.2
 # The evidence of a digit goes from -1 to 1.  Where most digits of the best way so far are credible, another way must
 # have this much more evidence if it finds the same number of digits ...
 _LEAST_GAIN = 0.3
@@ -547,23 +551,23 @@ _NARROW = 0.5
 _WEIGHT_OF_STROKE = 0.3
 
 
-def _find_best(grey, shows_one_digit, score):
+def _find_best(grey, shows_one_digit, judge):
     """The Found with the most evidence of all ways to see the picture grey [h, w], in pixels of `grey`."""
     best = None
     first_error = None
     for i, make_sheet in enumerate(_list_sheets(grey, shows_one_digit)):
-        if i > 0 and score is None:
+        if i > 0 and judge is None:
             break
         try:
-            found = _read_sheet(make_sheet(), shows_one_digit, score)
+            found = _read_sheet(make_sheet(), shows_one_digit, judge)
         except PictureError as error:
             first_error = first_error or error
             continue
         # A second look finds digits in almost anything, so digits that are improbable on average do not count there.
-        is_worth_it = i == 0 or found.odds.mean() > _IMPROBABLE_ODDS
+        is_worth_it = i == 0 or found.log_odds.mean() > _IMPROBABLE_LOG_ODDS
         if is_worth_it and (best is None or _explains_more(found, best)):
             best = found
-        if best is not None and (score is None or _is_clear(best)):
+        if best is not None and (judge is None or _is_clear(best)):
             break
     if best is None:
         raise first_error
@@ -576,7 +580,7 @@ def _explains_more(found, best):
     needs_no_cut = len(best.cuts) > 0 and len(found.cuts) == 0
     if needs_no_cut or _is_credible(best).mean() <= 0.5:
         least_gain = 0
-    elif len(found.odds) == len(best.odds):
+    elif len(found.log_odds) == len(best.log_odds):
         least_gain = _LEAST_GAIN
     else:
         least_gain = _LEAST_GAIN_OF_OTHER_NUMBER
@@ -585,7 +589,7 @@ def _explains_more(found, best):
 
 def _sum_evidence(found):
     """How much speaks for a Found: the weighted sum over its digits, each from -1, surely none, to 1, surely one."""
-    evidence = np.tanh(found.odds / 2)  # This is 2 * p - 1, with p the probability.
+    evidence = np.tanh(found.log_odds / 2)  # This is 2 * p - 1, with p the probability.
     # A rare form of a digit is no evidence against a Found.
     evidence = np.where(_is_credible(found), np.maximum(evidence, 0), evidence)
     width, height = (found.boxes[:, 2:] - found.boxes[:, :2]).T
@@ -595,13 +599,13 @@ def _sum_evidence(found):
 
 def _is_credible(found):
     """bool [n]: which digits of a Found may be digits, if perhaps of a rare form."""
-    return ~found.is_refused & (found.odds > _INCREDIBLE_ODDS)
+    return ~found.is_refused & (found.log_odds > _INCREDIBLE_LOG_ODDS)
 
 
 def _is_clear(found):
     """Whether a Found needs no second look: one credible digit, or several of which none is doubtful."""
-    least = _INCREDIBLE_ODDS if len(found.odds) == 1 else _DOUBTFUL_ODDS
-    return not found.is_refused.any() and (found.odds > least).all()
+    least = _INCREDIBLE_LOG_ODDS if len(found.log_odds) == 1 else _DOUBTFUL_LOG_ODDS
+    return not found.is_refused.any() and (found.log_odds > least).all()
 
 
 class _Sheet(NamedTuple):
@@ -661,10 +665,11 @@ def _see_sheet(grey, shows_one_digit):
 
 
 # A sheet of more digits than these is a page.  On a page no digits are cut apart, since that would take too long.
+# Where digits touch, a piece counts for as many as its height goes into its width.
 _MOST_DIGITS_TO_CUT = 60
 
 
-def _read_sheet(sheet, shows_one_digit, score):
+def _read_sheet(sheet, shows_one_digit, judge):
     """Find the digits of a _Sheet; returns a Found.  Raises PictureError where there is none."""
     pieces = _find_strokes(sheet.contrast, sheet.threshold)
     groups = [np.flatnonzero(pieces.keep)] if shows_one_digit else _group_into_digits(pieces)
@@ -673,14 +678,15 @@ def _read_sheet(sheet, shows_one_digit, score):
     if not groups:
         raise PictureError("shows no digit, only a dot: come nearer with the camera.")
     parts = [_make_part(sheet.contrast, pieces, group) for group in groups]
-    if score is not None:
+    if judge is not None:
         loose_groups = [] if shows_one_digit else _list_loose_digits(pieces, groups)
         parts += [_make_part(sheet.contrast, pieces, group, is_loose=True) for group in loose_groups]
-        parts = _score_parts(parts, score)
-        parts = _drop_rim_strokes(parts, sheet.contrast.shape)
+        parts = _judge_parts(parts, judge)
+    parts = _drop_rim_strokes(parts, sheet.contrast.shape)
     strokes = tuple(part.strokes for part in parts)
-    if score is not None and not shows_one_digit and len(parts) <= _MOST_DIGITS_TO_CUT:
-        parts = [one for part in parts for one in _split(part, score)]
+    count = sum(max(1, (right - left) / (bottom - top)) for left, top, right, bottom in (part.box for part in parts))
+    if judge is not None and not shows_one_digit and count <= _MOST_DIGITS_TO_CUT:
+        parts = [one for part in parts for one in _split(part, judge)]
     order = _reading_order(np.array([part.box for part in parts]))
     parts = [parts[i] for i in order]
     corner = np.array([*sheet.corner, *sheet.corner])
@@ -689,7 +695,8 @@ def _read_sheet(sheet, shows_one_digit, score):
         np.array([part.box for part in parts]) + corner,
         np.reshape([part.cut for part in parts if part.cut is not None], [-1, 4]) + corner,
         sheet.lines + corner,
-        np.array([part.odds for part in parts]),
+        np.array([part.log_odds for part in parts]),
+        np.array([part.confidence for part in parts]),
         np.array([part.is_refused for part in parts]),
         strokes,
         sum(each.area for each in strokes) / pieces.areas[pieces.on_paper].sum(),
@@ -704,13 +711,14 @@ class _Part(NamedTuple):
     ink: np.ndarray = None  # float32 [h, w], as _cut_out returns it; a margin of 2 pixels is round the box
     strokes: "_Strokes" = None  # what its strokes are like
     is_loose: bool = False  # It is small and far from the others, so it is a digit only where it looks like one.
-    odds: float = 0.0  # the log odds that it is a whole digit
-    is_refused: bool = False  # whether judge_digits refuses it
+    log_odds: float = 0.0  # this and the two below: its Judgement
+    confidence: float = 0.0
+    is_refused: bool = False
     cut: np.ndarray = None  # the cut to its left, x, y, x, y
 
 
 def _make_part(contrast, pieces, group, is_loose=False):
-    """The _Part of the pieces with the numbers `group`, not scored yet."""
+    """The _Part of the pieces with the numbers `group`, not judged yet."""
     frame = np.array(pieces.frame_of(group))
     ink = _cut_out(contrast, pieces, group, frame)
     left, top, right, bottom = frame
@@ -718,16 +726,15 @@ def _make_part(contrast, pieces, group, is_loose=False):
     return _Part(_to_mnist(ink), frame, ink, strokes, is_loose)
 
 
-def _score_parts(parts, score):
-    """The _Parts with their odds; loose ones that are no clear digit are left out."""
-    scores = zip(*score(np.stack([part.pixels for part in parts])), strict=True)
-    scored = [part._replace(odds=odds, is_refused=refused) for part, (odds, refused) in zip(parts, scores, strict=True)]
-    return [part for part in scored if not part.is_loose or part.odds > _LOOSE_ODDS]
+def _judge_parts(parts, judge):
+    """The _Parts with their Judgement; loose ones that are no clear digit are left out."""
+    judgement = judge(np.stack([part.pixels for part in parts]))
+    judged = [part._replace(**judgement.of(i)) for i, part in enumerate(parts)]
+    return [part for part in judged if not part.is_loose or part.log_odds > _LOOSE_LOG_ODDS]
 
 
-# A piece at the left or right rim is the edge of the sheet, or the shadow of that edge, on two conditions.  It is
-# narrower than the first share of its height.  And it is either so many times as high as the other pieces as the second
-# number says, or it is cut off by the upper or lower rim as well.
+# A piece at the left or right rim is the edge of the sheet, or the shadow of that edge, if it is narrower than the
+# first share of its height, and so many times as high as the other pieces as the second number says.
 _RIM_STROKE = 0.35
 _RIM_STROKE_HEIGHT = 1.5
 
@@ -741,21 +748,25 @@ def _drop_rim_strokes(parts, shape):
         left, top, right, bottom = part.box
         is_narrow = right - left <= _RIM_STROKE * (bottom - top)
         is_at_side = left <= 1 or right >= width - 1
-        is_long = bottom - top > _RIM_STROKE_HEIGHT * usual or top <= 1 or bottom >= height - 1
+        is_long = bottom - top > _RIM_STROKE_HEIGHT * usual
         return is_narrow and is_at_side and is_long
 
     others = [part for part in parts if not is_rim_stroke(part)]
-    # Beside fewer than two other digits a stroke at the rim may be a 1 as well: of 17, or of 1 alone, cut close.
+    # Of fewer than two other pieces nothing is known of how high digits are here: the stroke may be a 1.
     return others if len(others) >= 2 else parts
 
 
 # A small piece far from the others is a digit from these log odds on, and from this share of the digits' height on.
-_LOOSE_ODDS = 0.0
+_LOOSE_LOG_ODDS = 0.0
 _LOOSE_HEIGHT = 0.3
 
 
 def _list_loose_digits(pieces, groups):
-    """What _group_into_digits drops although it may be a small or a broken digit, as lists of pieces in its form."""
+    """What belongs to no group of _read_sheet although it may be a small or a broken digit.
+
+    Those are pieces that _group_into_digits drops, and groups that are smaller than _SMALLEST: beside larger digits
+    they are no blots by themselves.  Returns a list of int arrays, the numbers of the pieces of each.
+    """
     kept = np.flatnonzero(pieces.keep)
     typical = _typical_height(pieces.heights[kept], pieces.areas[kept])
     loose = np.setdiff1d(kept[pieces.heights[kept] >= _LOOSE_HEIGHT * typical], np.concatenate(groups))
@@ -855,9 +866,13 @@ def _measure_ink(grey):
         small = _resize(grey, -(-height // shrink), -(-width // shrink), Image.Resampling.BOX)
         side = max(3, round(window / shrink))
         # The dilation lets light paper grow over the strokes, the erosion takes as much away again.  An example of the
-        # edge of a shadow: the coarse pixels 0.9, 0.9, 0.7, 0.5, 0.5, of which the middle one is half in the shadow.
-        # With windows of the same size it would keep 0.7 as the paper's level, and its dark half, 0.5, would stand out
-        # as ink does.  An erosion that is wider by 2 pixels makes it 0.5, as its dark neighbour is.
+        # edge of a shadow, in coarse pixels, of which the middle one is half in the shadow:
+        #     small         0.9 0.9 0.7 0.5 0.5
+        #     dilated by 3  0.9 0.9 0.9 0.7 0.5
+        #     eroded by 3   0.9 0.9 0.7 0.5 0.5
+        #     eroded by 5   0.9 0.7 0.5 0.5 0.5
+        # The dark half of the middle pixel is 0.5 in `grey`.  Against a paper of 0.7 it would stand out by 0.2, as ink
+        # does.  So the erosion is wider by 2 pixels.
         paper = _erode(_dilate(small, side, side), side + 2, side + 2)
         contrast = _resize(paper, height, width, Image.Resampling.BILINEAR) - grey
         threshold = _find_threshold(contrast)
@@ -869,8 +884,8 @@ def _find_threshold(contrast):
     """The contrast above which a pixel is ink; raises PictureError when none stands out."""
     # The contrasts of bare paper have a normal distribution, the grain of the paper.  The 5th and the 30th percentile
     # of a normal distribution lie 1.64 and 0.52 standard deviations below its mean, so 1.12 apart.  Ink has higher
-    # contrasts than the paper.  Where there is much of it, the percentiles of all pixels are a little higher ones of
-    # the paper's, and grain and mean come out somewhat too large, which does no harm.
+    # contrasts than the paper: with 10 % of ink the 5th and the 30th percentile of all pixels are the 5.6th and the
+    # 33rd of the paper's pixels.  These lie a little higher and a little further apart, which does no harm.
     percentile_5, percentile_30 = np.percentile(contrast[::2, ::2], [5, 30])
     grain = (percentile_30 - percentile_5) / 1.12  # one standard deviation
     bare_paper = percentile_30 + 0.52 * grain  # the mean
@@ -987,7 +1002,9 @@ _MOST_LINES = 40
 
 def _without_lines(sheet):
     """The _Sheet without printed lines and what lies beside the paper; raises PictureError where there are no lines."""
-    without = _remove_lines(sheet, _LINE_SHARE, max(sheet.contrast.shape) / _LINE_LENGTH)
+    # No line is longer than the picture, so none is thicker than this; _list_lines asks it of each line's own length.
+    thickest = max(sheet.contrast.shape) / _LINE_LENGTH
+    without = _remove_lines(sheet, _LINE_SHARE, thickest)
     if len(without.lines) == len(sheet.lines):
         raise PictureError(_NO_DIGIT)
     beside = (sheet.contrast > sheet.threshold) & ~_find_ink_on_paper(sheet)
@@ -1292,15 +1309,21 @@ def _find_components(mask):
     component = component_of_run[run_of_ink]
     labels = np.full(padded.size, -1, np.int32)
     labels[ink_index] = component
-    # 4. Measure: in the order of their components, the pixels of each one lie together.  reduceat takes the minimum
-    # over the pixels first[0]:first[1], then over first[1]:first[2], and so on: one minimum for each component.
+    y, padded_x = np.divmod(ink_index, stride)
+    boxes, areas = _measure_components(padded_x - 1, y, component)
+    return _Components(labels.reshape(padded.shape)[:-1, 1:-1], boxes, areas)
+
+
+def _measure_components(x, y, component):
+    """The boxes, int [n, 4], and areas, int [n], of components; x, y, component: int [m], of each pixel of ink."""
     areas = np.bincount(component)
+    # In the order of their components, the pixels of each one lie together.  reduceat takes the minimum over the pixels
+    # first[0]:first[1], then over first[1]:first[2], and so on: one minimum for each component.
+    order = np.argsort(component, kind="stable")
     first = np.cumsum(areas) - areas
-    y, padded_x = np.divmod(ink_index[np.argsort(component, kind="stable")], stride)
-    x = padded_x - 1
-    near = np.minimum.reduceat([x, y], first, axis=1)
-    far = np.maximum.reduceat([x + 1, y + 1], first, axis=1)
-    return _Components(labels.reshape(padded.shape)[:-1, 1:-1], np.concatenate([near, far]).T, areas)
+    near = np.minimum.reduceat([x[order], y[order]], first, axis=1)
+    far = np.maximum.reduceat([x[order] + 1, y[order] + 1], first, axis=1)
+    return np.concatenate([near, far]).T, areas
 
 
 def _merge(ones, others, count):
@@ -1341,10 +1364,11 @@ def _lies_beside_paper(pieces):
     """bool [n]: which pieces are not on the sheet: frames, the edges of the sheet, the table and what lies on it.
 
     An outer piece is one that hardly reaches the middle of the picture.  Beside the paper lies:
-    1. an outer piece that touches two sides of the picture, as a frame does.  The exception is the first or last digit
-       of a row round which the picture is cut close; it is as high as the digits in the middle.
-    2. a table: an outer piece that touches one side, with many times the ink of the largest inner piece.  If it ends
-       within a sixth of the picture, everything that lies between that side and its inner edge goes, too.
+    1. an outer piece that touches two sides of the picture, as a frame does.  The exception is a piece as high as the
+       digits in the middle, since the picture may be cut close round a row of digits.
+    2. the strip of a table: a table is an outer piece that touches a side, with many times the ink of the largest inner
+       piece, and ends within a sixth of the picture.  All that ends within the strip lies beside the paper, the table
+       itself, too.  What reaches further in stays, since it may be a large digit.
     """
     height, width = pieces.labels.shape
     left, top, right, bottom = pieces.boxes.T
@@ -1352,14 +1376,15 @@ def _lies_beside_paper(pieces):
     is_outer = pieces.sum_by(middle[middle >= 0]) < _IN_THE_MIDDLE * pieces.areas
     touches = [left <= _RIM * width, top <= _RIM * height, right >= (1 - _RIM) * width, bottom >= (1 - _RIM) * height]
     touched = np.sum(touches, axis=0)
-    lies_beside = is_outer & (touched >= 2) & ~_is_of_close_row(pieces, ~is_outer)
+    lies_beside = is_outer & (touched >= 2) & ~_is_like_digits(pieces, ~is_outer)
     # A first or last digit touches one side, too, but has not many times the ink of the digits in the middle.  Where
     # all pieces are outer ones, they are compared with each other: none has many times the ink of the largest, so none
     # is a table.
     inner_areas = pieces.areas if is_outer.all() else pieces.areas[~is_outer]
     is_table = is_outer & (touched >= 1) & (pieces.areas > _TABLE * inner_areas.max(initial=0))
     # An example for the left side: the strip reaches from x = 0 to the right edge of the table there, if that is within
-    # a sixth of the picture.  The table and each piece that ends within the strip lie beside the paper.
+    # a sixth of the picture's width.  A table that ends so near to the left side lies along it, so which side it
+    # touches need not be asked.
     for near, far, length in ((left, right, width), (top, bottom, height)):
         first_strip_end = far[is_table & (far <= length / 6)].max(initial=0)
         last_strip_start = near[is_table & (near >= length * 5 / 6)].min(initial=length)
@@ -1367,19 +1392,17 @@ def _lies_beside_paper(pieces):
     return lies_beside
 
 
-# A picture is cut close round a row of digits if two or more pieces in its middle are at least this share of it in
-# height.  The other digits of the row are as high, to within the second share, and have at most so many times their
-# ink.
-_CLOSE = 0.75
+# The digits of a row differ from their usual height by at most this share of it, and have at most so many times the ink
+# of each other.
 _LIKE_HEIGHT = 0.25
 _LIKE_AREA = 3
 
 
-def _is_of_close_row(pieces, inner):
-    """bool [n]: which pieces may be digits of a row round which the picture is cut close; `inner` are in the middle."""
+def _is_like_digits(pieces, inner):
+    """bool [n]: which pieces are as high as two or more of the `inner` ones, bool [n], and have not much more ink."""
     usual = _typical_height(pieces.heights[inner], pieces.areas[inner]) if inner.any() else 0
     is_as_high = np.abs(pieces.heights - usual) <= _LIKE_HEIGHT * usual
-    if usual < _CLOSE * len(pieces.labels) or (inner & is_as_high).sum() < 2:
+    if (inner & is_as_high).sum() < 2:
         return np.zeros(len(inner), bool)
     return is_as_high & (pieces.areas <= _LIKE_AREA * pieces.areas[inner].max())
 
@@ -1482,19 +1505,19 @@ _PRICE_OF_CUT = 1.0
 _PRICE_OF_INK = 0.3
 
 
-def _split(part, score):
+def _split(part, judge):
     """Cut a piece of ink into the digits that explain it best: over-segmentation and dynamic programming.
 
     The probability of a row of digits is the product of their probabilities, and each cut lowers it.
 
     Args:
       part: the piece, a _Part.
-      score: as for find_digits.
+      judge: as for find_digits.
 
     Returns a list of _Parts from left to right; [part] where cuts explain nothing better.
     """
     height, width = part.ink.shape
-    if part.odds > _DOUBTFUL_ODDS or width > _WIDEST_NUMBER * height:
+    if part.log_odds > _DOUBTFUL_LOG_ODDS or width > _WIDEST_NUMBER * height:
         return [part]
     cuts = [None, *_find_cuts(part.ink), None]
     spans = _list_spans(part.ink, cuts)
@@ -1502,20 +1525,20 @@ def _split(part, score):
         return [part]
     between = [_between(part.ink, cuts[i], cuts[j]) for i, j in spans]
     pixels = [_to_mnist(ink) for ink in between]
-    odds, refused = score(np.stack(pixels))
-    total, chosen = _choose_spans(cuts, spans, odds)
-    if total <= _log_probability(part.odds):
+    judgement = judge(np.stack(pixels))
+    total, chosen = _choose_spans(cuts, spans, judgement.log_odds)
+    if total <= _log_probability(part.log_odds):
         return [part]
     corner = np.maximum(part.box[:2] - 2, 0)
     digits = []
     for n in chosen:
         cut = _draw_cut(cuts[spans[n][0]], corner, height)
         box = _box_of(between[n], corner)
-        digits.append(_Part(pixels[n], box, odds=odds[n], is_refused=refused[n], cut=cut))
+        digits.append(_Part(pixels[n], box, cut=cut, **judgement.of(n)))
     return digits
 
 
-def _choose_spans(cuts, spans, odds):
+def _choose_spans(cuts, spans, log_odds):
     """Choose the spans that together cover a piece and are most probably digits, by dynamic programming.
 
     Args:
@@ -1532,7 +1555,7 @@ def _choose_spans(cuts, spans, odds):
         if i in best:
             # The cut to the left of the span has its price; the piece's own edge has none.
             price = 0 if i == 0 else _PRICE_OF_CUT + _PRICE_OF_INK * cuts[i].ink
-            total = best[i][0] + _log_probability(odds[n]) - price
+            total = best[i][0] + _log_probability(log_odds[n]) - price
             if j not in best or total > best[j][0]:
                 best[j] = (total, [*best[i][1], n])
     return best.get(len(cuts) - 1, (-np.inf, []))
@@ -1572,9 +1595,9 @@ def _draw_cut(cut, corner, height):
     return np.array([left + cut.x - lean, top, left + cut.x + lean, top + height])
 
 
-def _log_probability(odds):
+def _log_probability(log_odds):
     """The logarithm of the probability p with these log odds: p is 1 / (1 + exp(-odds))."""
-    return -np.logaddexp(0, -odds)
+    return -np.logaddexp(0, -log_odds)
 
 
 class _Cut(NamedTuple):
@@ -1775,20 +1798,32 @@ def _centre(ink):
 _STRANGE_SHARE = 0.002
 # The limit is at least this, also where all training pictures of each class are alike.
 _LEAST_LIMIT = 0.01
-# A picture is compared with this many training digits.
+# A picture is compared with this many training digits, and with all that were added by --add.
 _OUTLINE_SAMPLES = 20000
 
 
 # The log odds are a sum of features with these weights, fitted by logistic regression: whole digits of MNIST's training
 # set against pairs of them that touch and against pieces of such pairs that were cut at the wrong place.
-_ODDS_WEIGHTS = {
+_LOG_ODDS_WEIGHTS = {
     "strangeness": -6.0,  # the distance to the nearest training digit of the class, divided by the limit
     "log probability": 0.14,  # of the class
     "log improbability": -0.18,  # the logarithm of 1 minus that
-    "narrow": 1.98,  # the width as a share of the height, at most 1
+    "aspect": 1.98,  # the width as a share of the height, at most 1
     "wide": -4.11,  # how much more than 1 that share is
     "bias": 0.2,
 }
+
+
+class Judgement(NamedTuple):
+    """What judge_digits says of n pieces of ink, each taken for one digit."""
+
+    log_odds: np.ndarray  # the log odds that it is one whole digit, not half a digit or two that touch, float [n]
+    confidence: np.ndarray  # the network's probability of its likeliest class, float [n]
+    is_refused: np.ndarray  # bool [n]: it is strange, or the network is less sure than _LEAST_CONFIDENCE
+
+    def of(self, i):
+        """What is said of piece number i, as a dictionary."""
+        return {name: values[i] for name, values in self._asdict().items()}
 
 
 # A digit of which the network is less sure than this is refused, even if it resembles a training digit.  Of 439 real
@@ -1804,8 +1839,7 @@ def judge_digits(pixels, probabilities, model_dir):
       probabilities: what the network says of them, float32 [n, classes].
       model_dir: the folder with the outlines of training digits.
 
-    Returns (the log odds that each is one whole digit, not half a digit or two that touch, float [n]; which are
-    refused, bool [n], since they are strange or the network is less sure than _LEAST_CONFIDENCE).
+    Returns a Judgement.
     """
     strangeness = _measure_strangeness(pixels, probabilities.argmax(axis=1), model_dir)
     confidence = probabilities.max(axis=1)
@@ -1816,30 +1850,47 @@ def judge_digits(pixels, probabilities, model_dir):
         "strangeness": strangeness,
         "log probability": np.log(likeliest),
         "log improbability": np.log(1 - likeliest),
-        "narrow": np.minimum(aspect, 1),
+        "aspect": np.minimum(aspect, 1),
         "wide": np.maximum(aspect - 1, 0),
         "bias": np.ones(len(pixels)),
     }
-    odds = sum(weight * features[name] for name, weight in _ODDS_WEIGHTS.items())
-    return odds, (confidence < _LEAST_CONFIDENCE) | (strangeness > 1)
+    log_odds = sum(weight * features[name] for name, weight in _LOG_ODDS_WEIGHTS.items())
+    return Judgement(log_odds, confidence, (confidence < _LEAST_CONFIDENCE) | (strangeness > 1))
 
 
-# The digits of a picture have a score: the mean of their log odds as judge_digits says them, plus the logarithm of the
-# network's confidence in the digit of which it is least sure.  Sum and limits were chosen by trial, on numbers and on
-# letters.  The first limit is for one digit, the second for two, the third for three or more.  The limit for one is
-# low, so that rare forms of a digit are answered.  That for two is the highest, since the strokes of a letter easily
-# look like two digits; three digits in a row rarely come by chance.
+def _find_refusal(found, picture, class_names):
+    """Why a picture is refused: the text of a PictureError, or None where it is not refused.
+
+    Args:
+      found: the Found of the picture, whose digits were judged.
+      picture: float32 [h, w, 3], as for find_digits.
+      class_names: the names of the classes.
+    """
+    # What a written number looks like is known of digits alone: own classes may be drawings.
+    is_of_digits = class_names == mnist_forward.DIGITS
+    if is_of_digits and not _is_writing(found, _measure_colourfulness(picture, found.boxes)):
+        return _NO_WRITING
+    # One unclear digit does not spoil a number; a picture of which most is unclear shows something else.
+    is_unclear = found.is_refused.mean() > 0.5 or found.confidence.prod() < _LEAST_CONFIDENCE_OF_NUMBER
+    if is_unclear or (is_of_digits and not _is_number(found)):
+        return _UNCLEAR
+    return None
+
+
+# A less probable number would be printed with a confidence of 0.0%.
+_LEAST_CONFIDENCE_OF_NUMBER = 0.0005
+# The digits of a picture have a score: the mean of their log odds, plus the logarithm of the network's confidence in
+# the digit of which it is least sure.  Sum and limits were chosen by trial, on numbers and on letters.  The first limit
+# is for one digit, the second for two, the third for three or more.  The limit for one is low, so that rare forms of a
+# digit are answered.  That for two is the highest, since the strokes of a letter easily look like two digits; three
+# digits in a row rarely come by chance.
 _LEAST_SCORES = (-4.5, 0.1, -0.9)
 
 
-def _shows_no_number(pixels, probabilities, model_dir):
-    """Whether a picture shows something else than a number; the arguments are as for judge_digits.
-
-    One unclear digit does not spoil a number; a picture of which most is unclear shows something else.
-    """
-    odds, is_refused = judge_digits(pixels, probabilities, model_dir)
-    score = odds.mean() + np.log(probabilities.max(axis=1).min())
-    return is_refused.mean() > 0.5 or score < _LEAST_SCORES[min(len(pixels), 3) - 1]
+def _is_number(found):
+    """Whether the digits of a Found are clear enough to be a number."""
+    score = found.log_odds.mean() + np.log(found.confidence.min())
+    return score >= _LEAST_SCORES[min(len(found.log_odds), 3) - 1]
 
 
 class _Strokes(NamedTuple):
@@ -1874,14 +1925,14 @@ def _measure_strokes(mask):
 # logistic regression, apart for one or two digits and for a row of more: real and made sheets of digits against
 # photographs, drawings, icons, patterns and printed pages.  With these biases hardly a real sheet is below 0.
 _FEW_DIGITS_WEIGHTS = {
-    "odds": 1.04,  # the mean of the log odds of the digits
+    "log odds": 1.04,  # the mean of the log odds of the digits
     "thick": -7.5,  # the mean, see _Strokes
     "length": -0.65,  # the largest one, see _Strokes
     "colourfulness": -270.0,  # of the digits, at most _MOST_COLOURFUL
     "bias": 6.3,
 }
 _ROW_WEIGHTS = {
-    "odds": 3.5,  # as above
+    "log odds": 3.5,  # as above
     "unlike heights": -9.4,  # the standard deviation of the logarithm of the heights
     "narrow": -8.0,  # the share of the digits that are strokes: in a pattern everything is a 1
     "share of ink": 7.4,  # how much of the ink is in the digits
@@ -1897,7 +1948,7 @@ def _is_writing(found, colourfulness):
     """Whether a Found is writing, and not a drawing or a photo; `colourfulness` is _measure_colourfulness's."""
     width, height = (found.boxes[:, 2:] - found.boxes[:, :2]).T
     features = {
-        "odds": found.odds.mean(),
+        "log odds": found.log_odds.mean(),
         "thick": np.mean([strokes.thick for strokes in found.strokes]),
         "length": max(strokes.length for strokes in found.strokes),
         "colourfulness": min(colourfulness, _MOST_COLOURFUL),
@@ -1906,7 +1957,7 @@ def _is_writing(found, colourfulness):
         "share of ink": found.share_of_ink,
         "bias": 1,
     }
-    weights = _FEW_DIGITS_WEIGHTS if len(found.odds) <= 2 else _ROW_WEIGHTS
+    weights = _FEW_DIGITS_WEIGHTS if len(found.log_odds) <= 2 else _ROW_WEIGHTS
     return sum(weight * features[name] for name, weight in weights.items()) > 0
 
 
@@ -1959,10 +2010,12 @@ def write_outlines(data_dir, samples):
     distances = []
     for number in np.unique(classes):
         own = outlines[classes == number]
+        if len(own) < 2:  # A single picture has no neighbour.
+            continue
         likeness = own[:1000] @ own.T  # All of them against all would need too much memory.
         np.fill_diagonal(likeness, 0)
         distances.extend(1 - likeness.max(1))
-    limit = max(np.quantile(distances, 1 - _STRANGE_SHARE), _LEAST_LIMIT)
+    limit = max(np.quantile(distances, 1 - _STRANGE_SHARE), _LEAST_LIMIT) if distances else 1.0
     with mnist_forward.write_whole(data_dir / OUTLINES_FILE) as part, open(part, "wb") as file:
         np.savez_compressed(file, outlines=outlines.astype(np.float16), classes=classes, strange=limit)
 

@@ -255,8 +255,8 @@ def build_train_op(loss, learning_rate, global_step):
     with tf.control_dependencies([update_weights]):
         step = global_step.read_value()
         # The averages are updated at every AVERAGE_EVERY-th step.  The decay is taken to that power, so that one update
-        # moves them as far as an update at each of these steps would.  The second argument, the number of updates so
-        # far, is the lecture's global_step there: it makes the decay small at the start of the training.
+        # moves them as far as an update at each of these steps would.  The second argument is the number of
+        # updates so far, n: TensorFlow takes (1 + n) / (10 + n) for the decay as long as that is smaller.
         ema = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY**AVERAGE_EVERY, step // AVERAGE_EVERY)
         is_average_due = tf.equal(step % AVERAGE_EVERY, 0)
         return tf.cond(is_average_due, lambda: ema.apply(tf.trainable_variables()), tf.no_op), step
@@ -415,6 +415,11 @@ class Machine(NamedTuple):
     job: str  # "ps", "chief" or "worker"
     index: int  # which one of its job, from 0
 
+    @property
+    def task(self):
+        """Its number among the machines that train, from 0: the chief's, then those of the workers."""
+        return 0 if self.job == "chief" else 1 + self.index
+
 
 def read_machine():
     """The Machine that the environment variable TF_CONFIG describes; None without it."""
@@ -444,11 +449,10 @@ def backward_in_cluster(args, machine):
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # `join` would not notice it.
         server.join()  # This never returns.
     is_chief = machine.job == "chief"
-    task = 0 if is_chief else 1 + machine.index
     tasks = 1 + len(machine.cluster.as_dict().get("worker", []))
     own_device = f"/job:{machine.job}/task:{machine.index}"
     with tf.device(tf.train.replica_device_setter(cluster=machine.cluster, worker_device=own_device)):
-        graph = build_training_graph(args, task, tasks)
+        graph = build_training_graph(args, machine.task, tasks)
 
     # Both functions are called later: `restore` while the last lines make the session, `save_step` during the training.
     def restore(_scaffold, sess):
@@ -456,20 +460,18 @@ def backward_in_cluster(args, machine):
         prepare_model_dir(args)
 
     def save_step(step, rate):
-        # Only the chief saves.  A tf.train.Saver takes no MonitoredSession, only the plain session in it.  Its method
-        # run_step_fn calls a function with a step_context, whose `session` is that plain session.
+        # A tf.train.Saver needs the plain session that is in the MonitoredSession: step_context.session.
         if is_chief:
             monitored_sess.run_step_fn(lambda step_context: save(step_context.session, graph, args, step, rate))
 
     awaited = "the parameter server" if is_chief else "the parameter server and the chief"
     print(f"{machine.job} {machine.index} waits for {awaited}", flush=True)
-    # A Scaffold holds what a new session needs: the operations that initialise all global and local variables, which it
+    # A Scaffold holds what a new session needs: operations that initialise all global and local variables, which it
     # makes by itself; the saver; and a function that the chief calls after the initialisation.
     scaffold = tf.train.Scaffold(saver=graph.restorable.saver, init_fn=restore)
-    # The creator does step 2 or 3: that of the chief initialises, that of a worker waits until the chief has done so.
+    # The creator does step 2 or 3.  A MonitoredSession lets it make its plain session, makes the Coordinator and starts
+    # the queue runners, as the lecture does by hand.
     creator = tf.train.ChiefSessionCreator if is_chief else tf.train.WorkerSessionCreator
-    # A MonitoredSession is a session for several machines.  It lets the creator make its plain session, makes the
-    # Coordinator and starts the queue runners, as the lecture does by hand.
     alone = tf.ConfigProto(device_filters=["/job:ps", own_device])  # Without it every start waits for every machine.
     with tf.train.MonitoredSession(creator(scaffold, server.target, alone)) as monitored_sess:
         return train(monitored_sess, graph, args, monitored_sess.run(tf.train.get_global_step()), save_step)

@@ -2,7 +2,7 @@
 
     python mnist_generateds.py                                  # from the IDX files in data/: MNIST and the world
     python mnist_generateds.py --data my_data --train letters/  # from a folder with a sub-folder of pictures per class
-    python mnist_generateds.py --train pictures/ labels.txt --test more/ more.txt
+    python mnist_generateds.py --data my_data --train pictures/ labels.txt --test more/ more.txt
     python mnist_generateds.py --add my_digits/ labels.txt      # and one's own digits beside MNIST and the world
 
 writes `mnist_train.tfrecords` (by default 81,235 records, 69 MB), `mnist_test.tfrecords` (MNIST's 10,000),
@@ -84,6 +84,11 @@ def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, ta
         capacity = 2 * max(num, READ_AT_ONCE)
         batch = tf.train.batch([records], num, 1, capacity, enqueue_many=True, allow_smaller_final_batch=True)
         return _parse(batch, classes)
+    return _shuffle_into_batches(serialized, num, classes, distort)
+
+
+def _shuffle_into_batches(serialized, num, classes, distort):
+    """Training batches, as get_tfrecord returns them, of the records of several readers, a string tensor [k] each."""
     # Shuffling (the lecture's shuffle_batch): before the parsing, since a record is smaller than its pixels as floats.
     batches_a_portion = max(1, PORTION // num)
     portion_size = batches_a_portion * num
@@ -165,7 +170,8 @@ def count_records(path):
     changed since the last call is not looked at again.  Raises UserError, which names file, record and cure.
     """
     if not path.is_file():
-        raise UserError(f"{path} is missing: {_WRITE_AGAIN}.")
+        needs = ", and needs the files world-*.gz there" if path.stem.startswith(WORLD_TEST_SET) else ""
+        raise UserError(f"{path} is missing: {_WRITE_AGAIN}{needs}.")
     state = path.stat()
     return _count_records(path, tuple(read_class_names(path.parent)), state.st_size, state.st_mtime_ns)
 
@@ -389,11 +395,13 @@ def _split_line(line, class_names, picture_dir):
     So the line is tried from its end: one word is taken for labels, then two, then three, until what stands before them
     is the name of a file.  If there is no such file, the last word alone is taken for labels.
     """
-    words = line.split(" ")
+    words = line.replace("\t", " ").split(" ")
     for count in range(1, len(words)):
-        path = picture_dir / " ".join(words[:-count]).strip()
-        if os.path.isfile(path):  # Unlike Path.is_file, it takes a name that is too long for a name of no file.
-            return path, _expand(words[-count:], class_names)
+        name = " ".join(words[:-count]).strip()
+        for form in ("NFC", "NFD"):  # The file's name may have its accents joined to their letters, or apart.
+            path = picture_dir / unicodedata.normalize(form, name)
+            if os.path.isfile(path):  # Unlike Path.is_file, it takes a name that is too long for a name of no file.
+                return path, _expand(words[-count:], class_names)
     return picture_dir / " ".join(words[:-1]).strip(), _expand(words[-1:], class_names)
 
 
@@ -485,16 +493,12 @@ def prepare(one, class_names, picture_dir, found_dir):
     return PreparedPicture(tuple(zip(digits, numbers, strict=True)), is_as_it_was=is_as_it_was)
 
 
-# A label file may name one picture twice, and two threads must not write the same file at the same time.
-_saving = threading.Lock()
-
-
 def read_digits(one, picture_dir, found_dir):
     """Read the digits of a LabelledPicture.
 
     A picture of 28x28 pixels that is light on dark is one digit and taken as it is, like the lecture's.  In any other
-    the digits are found and prepared as the app does it at its first look: there is no network yet to cut digits that
-    touch, or to tell whether a second look finds more.  A picture in the sub-folder of a class has one label, but
+    the digits are found and prepared as the app does it, but without what needs a trained network (see find_digits).  A
+    picture in the sub-folder of a class has one label, but
     something small may lie beside its digit, so the largest digit is taken.  In a picture of a label file there must be
     as many digits as labels.
 
@@ -526,11 +530,20 @@ def read_digits(one, picture_dir, found_dir):
             raise PictureError(difference)
         # The whole path gives the name, since pictures in two folders, or of two formats, may have one name.
         name = "-".join(path_inside.relative_to(picture_dir.resolve()).parts)
-        shown = found_dir / f"{mnist_app.shorten_stem(f'{name}.png')}-found.png"
-        with _saving:
-            mnist_app.save_picture(mnist_app.draw_found(one.path, found, 1000), shown)
-        raise PictureError(f"{difference}: {shown} shows which were found")
+        raise PictureError(f"{difference}: {_save_found(one.path, found, name, found_dir)} shows which were found")
     return [digit.tobytes() for digit in np.rint(pixels * 255).astype(np.uint8)], is_taken_as_it_is
+
+
+# A label file may name one picture twice, and two threads must not write the same file at the same time.
+_saving = threading.Lock()
+
+
+def _save_found(path, found, name, found_dir):
+    """Save a picture that shows which digits were found in the picture at `path`; returns where it was saved."""
+    shown = found_dir / f"{mnist_app.shorten_stem(f'{name}.png')}-found.png"
+    with _saving:
+        mnist_app.save_picture(mnist_app.draw_found(path, found, 1000), shown)
+    return shown
 
 
 def _is_mnist_like(grey):
@@ -591,6 +604,8 @@ def find_class_names(args):
     if len(names) < 2:
         raise UserError(f"{args.train[0]} holds {len(names)} sub-folders: give one to each class, two or more.")
     for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{args.train[0]} holds two sub-folders that are both named {name}: join them.")
         # A name with a blank at an end, or with a line break in it, would be read back as another name.
         if name != name.strip() or not name.isprintable():
             raise UserError(f"The sub-folder {name!r} can't be a line of {mnist_forward.CLASSES_FILE}: rename it.")
@@ -676,6 +691,8 @@ def parse_arguments():
     args = parser.parse_args()
     if not 1 <= args.shards <= MOST_SHARDS:
         parser.error(f"--shards must be from 1 to {MOST_SHARDS}")
+    if args.mnist_only and args.train:
+        parser.error("--mnist_only leaves the world out of the default set: give it without --train")
     if max(len(some) for some in (args.train, args.test, *args.add)) > 2 or (args.test and not args.train):
         parser.error("give --train PICTURES [LABELS], perhaps --test PICTURES [LABELS], and --add PICTURES [LABELS]")
     return args

@@ -47,9 +47,8 @@ def test(model_dir, data_dir, once=False, look_dir=None, test_set=TEST_SET):
         event_dir = model_dir / ("test" if test_set == TEST_SET else test_set)
         if not once and not mnist_forward.list_checkpoints(model_dir):
             print(f"No checkpoint in {model_dir} yet: waiting for mnist_backward.py to save one.", flush=True)
-        # Two checkpoints are remembered, so that neither is judged again: the one that was the newest at the last look,
-        # and the one that was judged then.  They are not the same where the newest is damaged, so that an older one was
-        # judged, or where the trainer saved another one between the look and the judging.
+        # Neither the newest checkpoint of the last look nor the one that was judged then is judged again.  They are not
+        # the same where the newest is damaged, or where the trainer saved another one between the look and the judging.
         last_newest = None
         last_judged = None
         while True:

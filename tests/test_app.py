@@ -142,6 +142,16 @@ def test_many_pictures_with_bad_ones_among_them(model, tmp_path):
     assert lines[0].startswith(f"{folder / 'a.png'}: 1 (")
 
 
+def test_a_pattern_that_matches_folders_names_their_pictures_once(tmp_path):
+    pictures = [tmp_path / folder / name for folder in ("in1", "in2") for name in ("a.png", "b.jpg")]
+    for path in pictures:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        path.with_suffix(".txt").touch()
+    assert list(mnist_app.list_pictures([f"{tmp_path}/in*"])) == [str(path) for path in pictures]
+    assert list(mnist_app.list_pictures([f"{tmp_path}/**/*.png"])) == [str(path) for path in pictures[::2]]
+
+
 @pytest.fixture(scope="module")
 def knowing_model(tmp_path_factory, model, digits):
     """The small network of the tests beside as many familiar digits as the trainer takes from the whole set."""
@@ -185,7 +195,7 @@ def test_every_way_to_an_answer_goes_through_pre_pic_and_restore_model(model, mo
         return mnist_app.Answer("42", 0.72, GUESSES)
 
     nothing = np.zeros([0, 4])
-    found = mnist_app.Found(pixels, boxes, nothing, nothing, np.zeros(2), np.zeros(2, bool), scale=2.0)
+    found = mnist_app.Found(pixels, boxes, nothing, nothing, np.zeros(2), np.ones(2), np.zeros(2, bool), scale=2.0)
 
     def pre_pic(path, model_dir, return_found=False):
         assert str(path) == str(PIC / "1.png") and model_dir == model
@@ -226,8 +236,7 @@ def test_answers_are_not_held_back_for_their_pictures(model, monkeypatch, capsys
 
 @pytest.fixture
 def answer_with(model, monkeypatch):
-    """Let the network give these probabilities, and all digits look familiar; returns its Answer."""
-    monkeypatch.setattr(mnist_app, "_measure_strangeness", lambda pixels, classes, model_dir: np.zeros(len(pixels)))
+    """Let the network give these probabilities; returns its Answer."""
 
     def answer_with(probabilities):
         network = types.SimpleNamespace(run=lambda y, feed: np.array(probabilities))
@@ -250,11 +259,21 @@ def test_an_answer_is_the_likeliest_classes_and_the_probability_that_all_are_rig
     assert str(answer) == "42 (72.0%)"
 
 
-def test_an_unsure_network_gets_a_sentence_but_one_unsure_digit_of_a_number_does_not(answer_with):
+def test_an_unsure_network_gets_a_sentence_but_one_unsure_digit_of_a_number_does_not(model, monkeypatch):
+    monkeypatch.setattr(mnist_app, "_measure_strangeness", lambda pixels, classes, model_dir: np.zeros(len(pixels)))
     sure = row(p3=0.9, p5=0.1)
     unsure = row(p3=0.4, p5=0.3, p8=0.3)
+    picture = np.ones([100, 300, 3], np.float32)
     for probabilities, refused in (([row(p1=0.7, p7=0.3)], False), ([unsure], True), ([unsure, sure, sure], False)):
-        assert ("nothing that is clearly a digit" in answer_with(probabilities).error) == refused
+        n = len(probabilities)
+        pixels = np.zeros([n, 28, 28], np.float32)
+        pixels[:, 4:24, 8:20] = 1
+        judgement = mnist_app.judge_digits(pixels.reshape(n, 784), np.array(probabilities), model)
+        boxes = np.array([[90 * i + 10, 10, 90 * i + 60, 90] for i in range(n)])
+        nothing = np.zeros([0, 4])
+        strokes = n * (mnist_app._Strokes(area=1000, thick=0.0, length=2.0),)
+        found = mnist_app.Found(pixels.reshape(n, 784), boxes, nothing, nothing, *judgement, strokes)
+        assert ("nothing that is clearly a digit" in str(mnist_app._find_refusal(found, picture, DIGITS))) == refused
 
 
 def test_the_answer_is_the_mean_over_the_digit_and_its_places_a_pixel_off(model):
@@ -412,7 +431,7 @@ def test_boxes_are_drawn_round_the_digits_at_any_scale(tmp_path):
     Image.new("RGB", (400, 200), "white").save(tmp_path / "sheet.png")
     nothing = np.zeros([0, 4])
     boxes = np.array([[100.0, 40, 300, 160]])
-    found = mnist_app.Found(np.zeros([1, 784]), boxes, nothing, nothing, np.zeros(1), np.zeros(1, bool))
+    found = mnist_app.Found(np.zeros([1, 784]), boxes, nothing, nothing, np.zeros(1), np.ones(1), np.zeros(1, bool))
     for side in (100, 400, 800):
         shown = np.asarray(mnist_app.draw_found(tmp_path / "sheet.png", found, side))
         rows, columns = np.nonzero((shown == (255, 0, 0)).all(2))
@@ -442,7 +461,7 @@ def test_each_digit_is_shown_over_its_own_guesses(monkeypatch):
     monkeypatch.setattr(mnist_app, "draw_digit", draw_digit)
     pixels = np.repeat(np.float32([[0.2], [0.6]]), 784, axis=1)
     nothing = np.zeros([0, 4])
-    found = mnist_app.Found(pixels, np.zeros([2, 4]), nothing, nothing, np.zeros(2), np.zeros(2, bool))
+    found = mnist_app.Found(pixels, np.zeros([2, 4]), nothing, nothing, np.zeros(2), np.ones(2), np.zeros(2, bool))
     reading = mnist_app.Reading(str(PIC / "1.png"), mnist_app.Answer("42", 0.72, GUESSES), found)
     mnist_app._draw_reading(reading)
     assert shown == [
@@ -521,7 +540,9 @@ def test_without_such_a_font_a_class_has_its_number_and_other_texts_question_mar
     guesses = (("鸟", 0.9), ("cat", 0.1), ("猫", 0.0))
     reading = readings(1, answer=mnist_app.Answer("鸟", 0.9, (guesses,)))[0]
     nothing = np.zeros([0, 4])
-    found = mnist_app.Found(np.zeros([1, 784]), np.zeros([1, 4]), nothing, nothing, np.zeros(1), np.zeros(1, bool))
+    found = mnist_app.Found(
+        np.zeros([1, 784]), np.zeros([1, 4]), nothing, nothing, np.zeros(1), np.ones(1), np.zeros(1, bool)
+    )
     reading = reading._replace(found=found)
     mnist_app._Album(tmp_path, ["cat", "猫", "鸟"]).add(reading)
     assert texts[:2] == ["2:\xa090.0%, cat:\xa010.0%, 1:\xa00.0%", "1.png: 2 (90.0%)"]

@@ -145,11 +145,13 @@ def test_a_one_at_the_rim_is_a_digit(number, read, tmp_path):
     assert read(tight).answer.number == "126"
 
 
-def test_a_picture_cut_close_round_a_row_keeps_its_first_and_last_digit(number, read):
-    picture = on_sheet(number("2039482", gap=20), size=(1400, 320))
+@pytest.mark.parametrize("text", ["2039482", "1302", "2031"])
+@pytest.mark.parametrize("paper_below", [0, 150])
+def test_a_picture_cut_close_round_a_row_keeps_its_first_and_last_digit(number, read, text, paper_below):
+    picture = on_sheet(number(text, gap=20), size=(1400, 520))
     inside = np.argwhere(np.asarray(picture.convert("L")) < 120)
     (top, left), (bottom, right) = inside.min(0), inside.max(0) + 1
-    assert read(picture.crop((left, top, right, bottom))).answer.number == "2039482"
+    assert read(picture.crop((left, top, right, bottom + paper_below))).answer.number == text
 
 
 def test_boxes_are_in_the_pixels_of_the_upright_picture_as_it_was_opened(number, model, tmp_path):
@@ -179,25 +181,32 @@ def test_look_shows_cuts_and_lines(number, model, tmp_path):
     assert (shown[150] == (255, 0, 255)).all(1).any() and (shown[:, 400] == (0, 0, 255)).all(1).any()
 
 
-def test_no_answer_has_a_confidence_of_nothing(model, monkeypatch):
-    probabilities = np.full([4, 10], 0.1)
-    probabilities[:, 3] = 0.14
-    network = type("Network", (), {"run": lambda self, y, feed: probabilities})()
-    monkeypatch.setattr(mnist_app, "_restored_network", lambda model_dir: (network, "x", "y"))
-    monkeypatch.setattr(mnist_app, "_shows_no_number", lambda *_: False)
-    answer = mnist_app.restore_model(np.zeros([4, 784], np.float32), model)
-    assert "nothing that is clearly a digit" in answer.error
+def judge_alike(log_odds, confidence):
+    """A judge for find_digits, to which all pieces of ink have these log odds and this confidence."""
+
+    def judge(pixels):
+        ones = np.ones(len(pixels))
+        return mnist_app.Judgement(log_odds * ones, confidence * ones, np.zeros(len(pixels), bool))
+
+    return judge
+
+
+def find_refusal(picture, log_odds, confidence):
+    """Why a Pillow image is refused, or None, where all pieces of ink have these log odds and this confidence."""
+    picture = np.asarray(picture.convert("RGB"), np.float32) / 255
+    found = mnist_app.find_digits(picture, judge_alike(log_odds, confidence))
+    return mnist_app._find_refusal(found, picture, [str(digit) for digit in range(10)])
+
+
+def test_no_answer_has_a_confidence_of_nothing(number):
+    picture = on_sheet(number("2222"))
+    assert find_refusal(picture, log_odds=9, confidence=0.2) is None
+    assert "nothing that is clearly a digit" in find_refusal(picture, log_odds=9, confidence=0.14)
 
 
 def refuses(picture):
-    """Whether find_digits calls it no writing, where each piece may as well be a digit as not."""
-    picture = np.asarray(picture.convert("RGB"), np.float32) / 255
-    try:
-        mnist_app.find_digits(picture, lambda pixels: (np.zeros(len(pixels)), np.zeros(len(pixels), bool)))
-    except mnist_app.PictureError as error:
-        assert "something else than writing" in str(error)
-        return True
-    return False
+    """Whether it is called no writing, where each piece may as well be a digit as not."""
+    return "something else than writing" in (find_refusal(picture, log_odds=0, confidence=1) or "")
 
 
 def draw_upright(draw, x, height, y=200):
@@ -308,11 +317,11 @@ def test_the_pictures_of_the_clone_are_read_in_one_look():
     picture = mnist_app.open_picture(ROOT / "pic" / "number.png")
     ways = []
 
-    def score(pixels):
+    def judge(pixels):
         ways.append(len(pixels))
-        return np.full(len(pixels), 3.0), np.zeros(len(pixels), bool)
+        return judge_alike(log_odds=3, confidence=1)(pixels)
 
-    found = mnist_app.find_digits(picture, score)
+    found = mnist_app.find_digits(picture, judge)
     assert ways == [5] and len(found.pixels) == 5
 
 
@@ -326,4 +335,4 @@ def test_where_no_way_to_see_a_picture_gives_a_digit_it_gets_a_sentence(model, t
 
     monkeypatch.setattr(mnist_app, "_list_sheets", lambda *_: iter([plain, doubtful]))
     with pytest.raises(mnist_app.PictureError, match="shows no digit at first"):
-        mnist_app.find_digits(np.ones([50, 50, 3], np.float32), lambda pixels: (np.full(len(pixels), -9.0), [True]))
+        mnist_app.find_digits(np.ones([50, 50, 3], np.float32), judge_alike(log_odds=-9, confidence=1))

@@ -312,3 +312,9 @@ def test_a_command_line_that_can_t_be_meant_is_refused(write, capsys, arguments)
     with pytest.raises(SystemExit) as end:
         write(*arguments)
     assert end.value.code == 2 and "give --train PICTURES [LABELS]" in capsys.readouterr().err
+
+
+def test_the_world_can_t_be_left_out_of_a_set_without_it(write, capsys):
+    with pytest.raises(SystemExit) as end:
+        write("--train", "a", "--mnist_only")
+    assert end.value.code == 2 and "give it without --train" in capsys.readouterr().err

@@ -107,6 +107,10 @@ def test_the_judge_can_judge_on_the_world(sources, model, write):
     assert right == pytest.approx(round(right), abs=1e-4), "of ten pictures"
     assert said != run("mnist_test.py", "--data", folder, "--model", model, "--once") or right == 10
     assert "accuracy" in event_tags(model / "world_test"), "not among MNIST's"
+    for path in folder.glob("world*"):
+        path.unlink()
+    said = run("mnist_test.py", "--data", folder, "--model", model, "--once", "--world", status=1)
+    assert "world_test.tfrecords is missing" in said and "needs the files world-*.gz" in said
 
 
 def sheet_of(digits, count, path):

@@ -83,10 +83,14 @@ def test_a_name_is_the_same_with_its_accents_apart(tmp_path, write):
         (pictures / name).mkdir(parents=True)
         for i in range(2):
             cross.save(pictures / name / f"{i}.png")
-    (tmp_path / "labels.txt").write_text(f"b/0.png {composed}\nb/1.png {apart}\n", encoding="utf-8")
+    lines = [f"b/0.png {composed}", f"b/1.png {apart}", f"{composed}/0.png\tb", f"{apart}/1.png b", ""]
+    (tmp_path / "labels.txt").write_text("\n".join(lines), encoding="utf-8")
     data = tmp_path / "data"
-    write("--data", data, "--train", pictures, "--test", pictures, tmp_path / "labels.txt")
-    assert sorted(mnist_forward.read_class_names(data)) == ["b", composed]
+    said = write("--data", data, "--train", pictures, "--test", pictures, tmp_path / "labels.txt")
+    assert sorted(mnist_forward.read_class_names(data)) == ["b", composed] and f"{composed}: 2, b: 2" in said
+    (pictures / composed).mkdir()
+    said = write("--data", data, "--train", pictures, fails=True)
+    assert f"two sub-folders that are both named {composed}" in said
 
 
 def test_records_that_were_changed_are_looked_at_again(tmp_path):
