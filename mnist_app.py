@@ -817,8 +817,9 @@ def _measure_colourfulness(picture, boxes):
     """How much the colours of a picture [h, w, 3] differ inside the boxes [n, 4], apart from light and dark.
 
     One ink on one paper makes a mixture of two colours, which differs along one axis, and a shadow changes only the
-    brightness.  So this is the standard deviation on the second principal axis of the colours without their brightness,
-    where 1 is the distance from black to white: hardly more than 0 for writing.
+    brightness.  Of the colours without their brightness two axes remain.  Along the first one paper and ink differ;
+    this is the standard deviation along the second one, where each channel goes from 0 to 1: hardly more than 0 for
+    writing.
     """
     colours = []
     for left, top, right, bottom in np.rint(boxes).astype(int):
@@ -1354,7 +1355,8 @@ def _merge(ones, others, count):
 
 # What touches the rim lies within this share of the picture's side.
 _RIM = 0.02
-# A piece lies beside the paper if less than this share of it is in the middle two thirds of the picture.
+# A piece is an outer one (see _lies_beside_paper) if less than this share of it is in the middle two thirds of the
+# picture.
 _IN_THE_MIDDLE = 0.05
 # A table at the rim has more than so many times the ink of the largest piece in the middle; a digit never has.
 _TABLE = 4
@@ -1366,9 +1368,9 @@ def _lies_beside_paper(pieces):
     An outer piece is one that hardly reaches the middle of the picture.  Beside the paper lies:
     1. an outer piece that touches two sides of the picture, as a frame does.  The exception is a piece as high as the
        digits in the middle, since the picture may be cut close round a row of digits.
-    2. the strip of a table: a table is an outer piece that touches a side, with many times the ink of the largest inner
-       piece, and ends within a sixth of the picture.  All that ends within the strip lies beside the paper, the table
-       itself, too.  What reaches further in stays, since it may be a large digit.
+    2. what ends within the strip of a table.  A wide table counts as paper (see _measure_ink), but a strip of it at the
+       rim, narrower than the window there, stands out like ink.  It is an outer piece that touches a side, has many
+       times the ink of the largest inner piece, and ends within a sixth of the picture from that side.
     """
     height, width = pieces.labels.shape
     left, top, right, bottom = pieces.boxes.T
@@ -1382,12 +1384,14 @@ def _lies_beside_paper(pieces):
     # is a table.
     inner_areas = pieces.areas if is_outer.all() else pieces.areas[~is_outer]
     is_table = is_outer & (touched >= 1) & (pieces.areas > _TABLE * inner_areas.max(initial=0))
-    # An example for the left side: the strip reaches from x = 0 to the right edge of the table there, if that is within
-    # a sixth of the picture's width.  A table that ends so near to the left side lies along it, so which side it
-    # touches need not be asked.
-    for near, far, length in ((left, right, width), (top, bottom, height)):
-        first_strip_end = far[is_table & (far <= length / 6)].max(initial=0)
-        last_strip_start = near[is_table & (near >= length * 5 / 6)].min(initial=length)
+    # An example for the left side: the strip reaches from x = 0 to the right edge of the table that touches that side.
+    at_left, at_top, at_right, at_bottom = touches
+    for near, far, length, at_near, at_far in (
+        (left, right, width, at_left, at_right),
+        (top, bottom, height, at_top, at_bottom),
+    ):
+        first_strip_end = far[is_table & at_near & (far <= length / 6)].max(initial=0)
+        last_strip_start = near[is_table & at_far & (near >= length * 5 / 6)].min(initial=length)
         lies_beside |= (far <= first_strip_end) | (near >= last_strip_start)
     return lies_beside
 
@@ -1544,7 +1548,7 @@ def _choose_spans(cuts, spans, log_odds):
     Args:
       cuts: all cuts from left to right, None for the piece's own edges.
       spans: pairs of numbers of cuts, sorted by the second one.
-      odds: the log odds that each span is a whole digit.
+      log_odds: the log odds that each span is a whole digit.
 
     Returns (the logarithm of the probability, the numbers of the spans from left to right); (-inf, []) where no spans
     cover the piece.
@@ -1596,7 +1600,7 @@ def _draw_cut(cut, corner, height):
 
 
 def _log_probability(log_odds):
-    """The logarithm of the probability p with these log odds: p is 1 / (1 + exp(-odds))."""
+    """The logarithm of the probability p with these log odds: p is 1 / (1 + exp(-log_odds))."""
     return -np.logaddexp(0, -log_odds)
 
 
@@ -2005,7 +2009,8 @@ def write_outlines(data_dir, samples):
     most = min(len(others), _OUTLINE_SAMPLES)
     some = added + [others[i] for i in np.linspace(0, len(others) - 1, most).round().astype(int)]
     pixels = np.frombuffer(b"".join(pixels for pixels, _ in some), np.uint8).reshape(-1, INPUT_NODE)
-    outlines = _get_outlines(pixels / np.float32(255))
+    portions = np.array_split(pixels, math.ceil(len(pixels) / 1000))  # All at once would need much memory.
+    outlines = np.concatenate([_get_outlines(portion / np.float32(255)) for portion in portions])
     classes = np.array([number for _, number in some])
     distances = []
     for number in np.unique(classes):

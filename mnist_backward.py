@@ -439,8 +439,8 @@ def backward_in_cluster(args, machine):
     """This machine's part of a training on several; returns as backward does.
 
     1. `ps`, the parameter server, only answers: replica_device_setter places all variables on it.
-    2. The chief waits for the parameter server, then initialises the variables or restores them.
-    3. A worker waits until the chief has done so (WorkerSessionCreator).
+    2. The chief waits for the parameter server, then initialises the variables, and restores them if it can.
+    3. A worker waits until all variables are initialised.  A step that it trains before they are restored is lost.
     4. The chief and the workers read batches of their own, and each trains the same variables.  Only the chief saves.
     Each may be killed and started again.
     """
@@ -467,7 +467,7 @@ def backward_in_cluster(args, machine):
     awaited = "the parameter server" if is_chief else "the parameter server and the chief"
     print(f"{machine.job} {machine.index} waits for {awaited}", flush=True)
     # A Scaffold holds what a new session needs: operations that initialise all global and local variables, which it
-    # makes by itself; the saver; and a function that the chief calls after the initialisation.
+    # makes by itself; the saver, or it would make another one; and what the chief calls after the initialisation.
     scaffold = tf.train.Scaffold(saver=graph.restorable.saver, init_fn=restore)
     # The creator does step 2 or 3.  A MonitoredSession lets it make its plain session, makes the Coordinator and starts
     # the queue runners, as the lecture does by hand.
