@@ -997,6 +997,10 @@ _LINE_GAP = 0.1
 # Printed lines lean by at most this many pixels down, or up, for each pixel to the right.
 _STEEPEST = 0.12
 _LINE_SLOPES = np.linspace(-_STEEPEST, _STEEPEST, 49)
+# Between two level lines of a form stand separators, at least so many, each as long as this share of the distance of
+# these lines.  Fewer may be 1s.
+_LEAST_SEPARATORS = 3
+_SEPARATOR_SHARE = 0.9
 # At most this many lines, and rows of strokes that look like one, are looked at in each direction.
 _MOST_LINES = 40
 
@@ -1026,6 +1030,9 @@ def _remove_lines(sheet, least_share, thickest, least_count=1):
     mask = _find_ink_on_paper(sheet)
     across, across_bands, across_lines = _find_lines(mask, least_share, thickest, least_count)
     upright, upright_bands, upright_lines = _find_lines(mask.T, least_share, thickest, least_count)
+    if len(across_lines) >= 2 and not len(upright_lines):
+        share = _SEPARATOR_SHARE * _measure_distance(across_lines) / len(mask)
+        upright, upright_bands, upright_lines = _find_lines(mask.T, share, thickest, _LEAST_SEPARATORS)
     lines = np.concatenate([across_lines, upright_lines[:, [1, 0, 3, 2]]])
     if not len(lines):
         return sheet
@@ -1035,6 +1042,12 @@ def _remove_lines(sheet, least_share, thickest, least_count=1):
     edges = _dilate(on_line, 5, 5) & ~_dilate(mask & ~on_line, 3, 3)
     contrast = np.where(on_line | edges, 0, sheet.contrast)
     return sheet._replace(contrast=contrast, lines=np.concatenate([sheet.lines, lines]))
+
+
+def _measure_distance(lines):
+    """The smallest distance between two of the nearly horizontal lines [l, 4], in pixels, in their middles."""
+    middles = np.sort((lines[:, 1] + lines[:, 3]) / 2)
+    return np.diff(middles).min()
 
 
 def _may_have_lines(mask, least_share, thickest):

@@ -76,6 +76,14 @@ def test_the_lines_of_a_form_are_taken_out(number, read):
     assert len(reading.found.lines) >= 4
 
 
+def test_the_separators_of_a_form_are_no_ones_where_the_picture_is_cut_close(number, read):
+    placed = number("2046", gap=60)
+    separators = [[(left - 30, 60), (left - 30, 260)] for _, left, _ in placed]
+    level_lines = [[(0, y), (900, y)] for y in (60, 260)]
+    reading = read(draw_lines(on_sheet(placed), *level_lines, *separators))
+    assert reading.answer.number == "2046" and len(reading.found.lines) == 6
+
+
 def test_a_line_through_the_feet_of_digits_is_taken_out(number, read):
     placed = number("304", gap=50)
     foot = placed[0][2] + placed[0][0].shape[0] - 22
