@@ -381,7 +381,7 @@ def open_picture(path):
 def open_with_scale(path):
     """(What open_picture returns; how many pixels of the file one pixel of it is); raises PictureError."""
     if os.path.isdir(path):
-        raise PictureError("is a folder without pictures: name a picture, or put some there.")
+        raise PictureError("is a folder and no picture: name a picture in it, or put some there.")
     Image.init()
     harmless = [name for name in Image.ID if name != "EPS"]  # For PostScript Pillow would start another program.
     try:
@@ -822,8 +822,11 @@ def _measure_colourfulness(picture, boxes):
     writing.
     """
     colours = []
-    for left, top, right, bottom in np.rint(boxes).astype(int):
-        inside = picture[max(top, 0) : max(bottom, 1), max(left, 0) : max(right, 1)]
+    for left, top, right, bottom in boxes:
+        # A small picture was enlarged, so a box may be smaller than a pixel.
+        rows = slice(max(math.floor(top), 0), math.ceil(bottom))
+        columns = slice(max(math.floor(left), 0), math.ceil(right))
+        inside = picture[rows, columns]
         sides = [min(side, _COLOUR_SIDE) for side in inside.shape[:2]]
         small = [_resize(channel, *sides, Image.Resampling.BOX) for channel in np.moveaxis(inside, 2, 0)]
         colours.append(np.stack(small, 2).reshape(-1, 3))
@@ -2005,22 +2008,21 @@ def _get_outlines(pixels):
     return halved / np.maximum(np.linalg.norm(halved, axis=1, keepdims=True), 1e-6)
 
 
-def write_outlines(data_dir, samples):
+def write_outlines(data_dir, samples, added=()):
     """Write the outlines of some training samples to the file outlines.npz of a data folder.
 
     Args:
       data_dir: the folder, a Path.
-      samples: [(784 bytes, class number), ...].
+      samples: the training samples, [(784 bytes, class number), ...]; one that stands there many times counts once.
+      added: those of them that must not be left out.
 
     The file holds `outlines`, float16 [m, 196], `classes`, int [m], and `strange`, the limit of the distance, 0..1.
     """
-    # Added digits are there many times.  Each is taken once, or it would be its own neighbour, but all are taken, since
-    # a new hand has few.  Of the others every so many-th is taken.
-    counts = collections.Counter(samples)
-    added = [sample for sample, count in counts.items() if count > 1]
-    others = [sample for sample, count in counts.items() if count == 1]
+    # A sample that stood here twice would be its own neighbour.
+    added = dict.fromkeys(added)
+    others = [sample for sample in dict.fromkeys(samples) if sample not in added]
     most = min(len(others), _OUTLINE_SAMPLES)
-    some = added + [others[i] for i in np.linspace(0, len(others) - 1, most).round().astype(int)]
+    some = [*added, *(others[i] for i in np.linspace(0, len(others) - 1, most).round().astype(int))]
     pixels = np.frombuffer(b"".join(pixels for pixels, _ in some), np.uint8).reshape(-1, INPUT_NODE)
     portions = np.array_split(pixels, math.ceil(len(pixels) / 1000))  # All at once would need much memory.
     outlines = np.concatenate([_get_outlines(portion / np.float32(255)) for portion in portions])
@@ -2104,8 +2106,8 @@ def _rename_classes(answer, drawn_names):
 
 
 def shorten_stem(path):
-    """The name of a file without its ending, cut to 80 bytes: with more added it must stay below 255 bytes."""
-    return os.fsencode(Path(path).stem)[:80].decode(errors="ignore")
+    """The last 80 bytes of a file's name without its ending: with more added the name must stay below 255 bytes."""
+    return os.fsencode(Path(path).stem)[-80:].decode(errors="ignore")
 
 
 def _draw_reading(reading):

@@ -493,14 +493,17 @@ def prepare(one, class_names, picture_dir, found_dir):
     return PreparedPicture(tuple(zip(digits, numbers, strict=True)), is_as_it_was=is_as_it_was)
 
 
+# What lies beside the digit in the picture of a class, and is smaller than this share of it, is no second digit.
+_BESIDE = 0.5
+
+
 def read_digits(one, picture_dir, found_dir):
     """Read the digits of a LabelledPicture.
 
     A picture of 28x28 pixels that is light on dark is one digit and taken as it is, like the lecture's.  In any other
-    the digits are found and prepared as the app does it, but without what needs a trained network (see find_digits).  A
-    picture in the sub-folder of a class has one label, but
-    something small may lie beside its digit, so the largest digit is taken.  In a picture of a label file there must be
-    as many digits as labels.
+    the digits are found and prepared as the app does it, but without what needs a trained network (see find_digits).
+    There must be as many digits as labels.  A picture in the sub-folder of a class has one label, but something small
+    may lie beside its digit; that is left out.
 
     Args:
       one: the LabelledPicture.
@@ -521,9 +524,10 @@ def read_digits(one, picture_dir, found_dir):
     else:
         found = mnist_app.find_digits(picture)
         pixels = found.pixels
-        if not one.line:
-            sizes = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1)
-            pixels = pixels[[sizes.argmax()]]
+        sizes = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1)
+        is_largest = sizes == sizes.max()
+        if not one.line and (is_largest | (sizes < _BESIDE * sizes.max())).all():
+            pixels = pixels[is_largest][:1]
     if len(pixels) != len(one.labels):
         difference = f"shows {len(pixels)} digits, its label has {len(one.labels)}"
         if is_taken_as_it_is:
@@ -615,8 +619,8 @@ def find_class_names(args):
 def read_sources(args, class_names):
     """Read the samples of all sources that the command line names.
 
-    Returns two dictionaries: the training samples of each source, {source: samples}, and the test samples of each test
-    set, {set name: samples}.
+    Returns the training samples of each source, {source: samples}; those of --add, each once; and the test samples of
+    each test set, {set name: samples}.
     """
     read_pictures = functools.partial(read_picture_samples, args.data, class_names, args.skip_bad)
     if args.train:
@@ -634,11 +638,13 @@ def read_sources(args, class_names):
             if not args.mnist_only:
                 sources["the world"] = read_idx_samples(args.data, "world-train", class_names)
             test_sets[WORLD_TEST_SET] = read_idx_samples(args.data, "world-t10k", class_names)
-    for added in args.add:
-        samples = ADDED_REPEATS * read_pictures(*added)
-        source = f"{' '.join(map(str, added))} ({ADDED_REPEATS} times each)"
-        sources[source] = sources.get(source, []) + samples  # The same may be given twice.
-    return sources, test_sets
+    added = []
+    for pictures in args.add:
+        samples = read_pictures(*pictures)
+        added += samples
+        source = f"{' '.join(map(str, pictures))} ({ADDED_REPEATS} times each)"
+        sources[source] = sources.get(source, []) + ADDED_REPEATS * samples  # The same may be given twice.
+    return sources, added, test_sets
 
 
 def has_world(args, class_names):
@@ -711,21 +717,20 @@ def require_all_classes(data_dir, samples, class_names):
 def main():
     args = parse_arguments()
     class_names = find_class_names(args)
-    sources, test_sets = read_sources(args, class_names)
+    sources, added, test_sets = read_sources(args, class_names)
     train = join(sources)
     if not args.train:
         require_all_classes(args.data, train, class_names)
     with mnist_forward.hold_alone(args.data, "--data", "another writer"):
         change_classes(args.data, class_names)
-        mnist_app.write_outlines(args.data, train)
+        mnist_app.write_outlines(args.data, train, added)
         write_tfrecords(args.data, TRAIN_SET, train, class_names, args.shards)
         for set_name, samples in test_sets.items():
             write_tfrecords(args.data, set_name, samples, class_names, args.shards)
         remove_records(args.data, {WORLD_TEST_SET} - test_sets.keys())
-        # The contact sheet shows the first samples of each class.  So the last source comes first here: the digits that
-        # were added are those that one wants to see.  dict.fromkeys leaves one of a digit's ADDED_REPEATS.
-        shown = [sample for some in reversed(sources.values()) for sample in dict.fromkeys(some)]
-        save_contact_sheet(args.data, shown, class_names)
+        # The contact sheet shows the first samples of each class.  So the digits that were added come first, and each
+        # once.
+        save_contact_sheet(args.data, list(dict.fromkeys(added + train)), class_names)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Watches the accuracy of a training: judges each new checkpoint on the test pictures (lecture 6.1).
+"""Watches the accuracy of a training: judges its newest checkpoint on the test pictures (lecture 6.1).
 
 Run it beside or after mnist_backward.py.  It looks for a new checkpoint every 5 seconds; the averaged weights of the
 last one are right on about 0.9936 of MNIST's test pictures.
 
-    python mnist_test.py                      # every new checkpoint, until Ctrl-C
+    python mnist_test.py                      # the newest checkpoint whenever there is a new one, until Ctrl-C
     python mnist_test.py --once               # the newest checkpoint only
     python mnist_test.py --once --look seen/  # and which pictures were wrong, and what is taken for what
     python mnist_test.py --once --world       # on digits of writers outside the USA
@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import mnist_forward  # Before numpy, since it says with how many threads numpy starts.
 import numpy as np
 
-import mnist_forward
 from mnist_app import arrange_in_grid, draw_digit, draw_text, name_in_pictures, save_picture
 from mnist_forward import DATA_PATH, MODEL_SAVE_PATH, UserError, read_class_names, tf
 from mnist_generateds import TEST_SET, WORLD_TEST_SET, get_tfrecord
@@ -27,7 +27,7 @@ TEST_BATCH = 1000  # pictures that the network sees at once; lecture: all 10,000
 
 
 def test(model_dir, data_dir, once=False, look_dir=None, test_set=TEST_SET):
-    """Judge the newest checkpoint of a model folder and then, unless `once`, every new one, for ever.
+    """Judge the newest checkpoint of a model folder and then, unless `once`, look every 5 seconds for a newer one.
 
     Args:
       model_dir, data_dir: the folders of the checkpoints and of the records, Paths.
@@ -214,7 +214,7 @@ def _draw_worst_pairs(matrix, class_names):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Print the test accuracy of each new checkpoint.")
+    parser = argparse.ArgumentParser(description="Print the test accuracy of the newest checkpoint, again and again.")
     parser.add_argument("--data", type=Path, default=DATA_PATH, help="folder of the TFRecords (%(default)s)")
     parser.add_argument("--model", type=Path, default=MODEL_SAVE_PATH, help="folder of the checkpoints (%(default)s)")
     parser.add_argument("--once", action="store_true", help="judge the newest checkpoint and end")

@@ -284,6 +284,14 @@ def test_many_strokes_in_one_place_are_no_writing(read):
     assert "something else than writing" in read(picture).answer.error
 
 
+def test_a_stroke_of_less_than_a_pixel_is_no_traceback(read):
+    picture = Image.new("RGB", (45, 5), "white")
+    ImageDraw.Draw(picture).line([(21, 1), (24, 4)], (120, 120, 120))
+    read(picture)
+    tiny = np.array([[23.67, 2.67, 24.0, 3.0]])
+    assert mnist_app._measure_colourfulness(np.ones([5, 45, 3], np.float32), tiny) < 1e-6
+
+
 def test_many_colours_are_no_writing():
     picture = Image.new("RGB", (300, 400), "white")
     for angle in range(360):

@@ -232,7 +232,7 @@ def test_what_lies_among_the_pictures_is_counted_and_photos_that_can_t_be_read_a
     (tmp_path / "all" / "zigzag").mkdir()
     said = write("--data", data, "--train", tmp_path / "all", fails=True)
     assert "IMG_1.HEIC can't be read (Pillow does not know .heic): save it as JPEG" in said
-    assert f"{tmp_path / 'all' / 'zigzag'} is a folder without pictures: " in said
+    assert f"{tmp_path / 'all' / 'zigzag'} is a folder and no picture: " in said
 
 
 def test_the_rim_tells_whether_28x28_pixels_are_light_on_dark(tmp_path):
@@ -250,7 +250,7 @@ def test_the_rim_tells_whether_28x28_pixels_are_light_on_dark(tmp_path):
 
 
 def test_of_a_class_s_picture_the_largest_digit_is_taken_and_a_label_file_is_held_to(tmp_path):
-    small = drawn(*SHAPES["wave"], box=(20, 60, 110, 190))
+    small = drawn(*SHAPES["wave"], box=(20, 60, 90, 170))
     large = drawn(*SHAPES["cross"], box=(150, 60, 300, 220))
     Image.fromarray(np.uint8(on_paper(np.maximum(small, large)) * 255)).save(tmp_path / "two.png")
     of_folder = mnist_generateds.LabelledPicture(tmp_path / "two.png", ("cross",))
@@ -259,6 +259,10 @@ def test_of_a_class_s_picture_the_largest_digit_is_taken_and_a_label_file_is_hel
     assert np.corrcoef(np.frombuffer(pixels, np.uint8), expected)[0, 1] > 0.99
     with pytest.raises(mnist_app.PictureError, match="shows 2 digits, its label has 1: .*two.png-found.png"):
         mnist_generateds.read_digits(of_folder._replace(line="labels.txt:1: "), tmp_path, tmp_path)
+    both = np.maximum(drawn(*SHAPES["cross"], box=(20, 60, 130, 220)), drawn(*SHAPES["cross"], box=(180, 60, 300, 220)))
+    Image.fromarray(np.uint8(on_paper(both) * 255)).save(tmp_path / "two.png")
+    with pytest.raises(mnist_app.PictureError, match="shows 2 digits, its label has 1"):
+        mnist_generateds.read_digits(of_folder, tmp_path, tmp_path)
 
 
 def test_pictures_are_prepared_only_a_little_ahead():

@@ -122,7 +122,7 @@ def test_what_is_no_picture_is_refused_with_the_cure(tmp_path):
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
     for name in ("empty.png", "text.png", "half.png"):
         assert "save it again" in refused(tmp_path / name)
-    assert "is a folder without pictures" in refused(tmp_path)
+    assert "is a folder and no picture" in refused(tmp_path)
     (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     assert "save it as JPEG; an iPhone does so by Settings" in refused(tmp_path / "IMG_1.HEIC")
     for path in (tmp_path / "gone.png", "https://example.org/7.png"):

@@ -155,7 +155,7 @@ def test_a_sheet_with_a_label_of_thirty_digits_makes_thirty_samples(sources, dig
 def test_each_added_digit_is_known_however_many_others_there_are(sources, tmp_path, monkeypatch):
     samples = sources[1]["train"]
     monkeypatch.setattr(mnist_app, "_OUTLINE_SAMPLES", 10)
-    mnist_app.write_outlines(tmp_path, samples + 2 * samples[:25])
+    mnist_app.write_outlines(tmp_path, samples + 2 * samples[:25], samples[:25])
     with np.load(tmp_path / "outlines.npz") as file:
         known = {outline.tobytes() for outline in file["outlines"]}
     pixels = np.frombuffer(b"".join(pixels for pixels, _ in samples[:25]), np.uint8).reshape(25, 784)
