@@ -1000,7 +1000,7 @@ _LINE_GAP = 0.1
 # Printed lines lean by at most this many pixels down, or up, for each pixel to the right.
 _STEEPEST = 0.12
 _LINE_SLOPES = np.linspace(-_STEEPEST, _STEEPEST, 49)
-# Between two level lines of a form stand separators, at least so many, each as long as this share of the distance of
+# Between two level lines of a form stand separators, at least so many, each as long as this share of the space between
 # these lines.  Fewer may be 1s.
 _LEAST_SEPARATORS = 3
 _SEPARATOR_SHARE = 0.9
@@ -1034,7 +1034,7 @@ def _remove_lines(sheet, least_share, thickest, least_count=1):
     across, across_bands, across_lines = _find_lines(mask, least_share, thickest, least_count)
     upright, upright_bands, upright_lines = _find_lines(mask.T, least_share, thickest, least_count)
     if len(across_lines) >= 2 and not len(upright_lines):
-        share = _SEPARATOR_SHARE * _measure_distance(across_lines) / len(mask)
+        share = _SEPARATOR_SHARE * _find_widest_space(across_lines) / len(mask)
         upright, upright_bands, upright_lines = _find_lines(mask.T, share, thickest, _LEAST_SEPARATORS)
     lines = np.concatenate([across_lines, upright_lines[:, [1, 0, 3, 2]]])
     if not len(lines):
@@ -1047,10 +1047,13 @@ def _remove_lines(sheet, least_share, thickest, least_count=1):
     return sheet._replace(contrast=contrast, lines=np.concatenate([sheet.lines, lines]))
 
 
-def _measure_distance(lines):
-    """The smallest distance between two of the nearly horizontal lines [l, 4], in pixels, in their middles."""
+def _find_widest_space(lines):
+    """The largest distance from one of the nearly horizontal lines [l, 4] to the next one below it, in pixels.
+
+    The smallest one would not do, since two lines may be the halves of a line that is interrupted.
+    """
     middles = np.sort((lines[:, 1] + lines[:, 3]) / 2)
-    return np.diff(middles).min()
+    return np.diff(middles).max()
 
 
 def _may_have_lines(mask, least_share, thickest):
