@@ -497,8 +497,8 @@ def parse_arguments():
         least = 0 if name == "distortions" else 1
         if not least <= getattr(args, name) <= most:
             parser.error(f"--{name} must be from {least} to {most}")
-    if not 0 < args.learning_rate <= 10:
-        parser.error("--learning_rate must be above 0 and at most 10")
+    if not (math.isfinite(args.learning_rate) and args.learning_rate > 0):
+        parser.error("--learning_rate must be a number above 0")
     if not 0 <= args.from_step < args.steps:
         parser.error(f"--from_step must be from 0 to {args.steps - 1}, before the last step")
     return args

@@ -335,6 +335,11 @@ def test_a_later_first_step_is_before_the_last(data, tmp_path):
     assert "--from_step" in train(data, tmp_path, "--from_step", 60, status=2)
 
 
+@pytest.mark.parametrize("rate", ["-1", "0", "nan"])
+def test_a_learning_rate_is_above_0(data, tmp_path, rate):
+    assert "--learning_rate must be" in train(data, tmp_path, "--learning_rate", rate, status=2)
+
+
 def test_distortions_fade_over_the_last_steps():
     with tf.Graph().as_default(), tf.Session() as sess:
         strengths = [sess.run(mnist_backward.fade_strength(2.0, step, 100)) for step in (0, 70, 85, 100)]
