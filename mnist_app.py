@@ -1513,25 +1513,43 @@ def _reading_order(boxes):
 
 # A piece that is wider than this many of its heights is no row of digits that touch.
 _WIDEST_NUMBER = 6
-# Cuts lean to the right by these shares of their height.  An upright cut is preferred: a cut that leans by its whole
-# height counts as if this much more ink were on it, in widths of a stroke.
-_SLANTS = (-0.5, -0.33, -0.17, 0, 0.17, 0.33, 0.5)
-_PRICE_OF_SLANT = 0.15
-# Two cuts are at least this share of the piece's height apart.
+# A piece that is higher than so many pixels is scaled down to that before it is cut: MNIST's form needs no more.
+_CUT_HEIGHT = 80
+# Two cuts side by side are this share of the piece's height apart.  At each place there is a cut for each slant; cuts
+# lean to the right by these shares of their height.
 _CUT_DISTANCE = 1 / 12
-# A part between two cuts is at least and at most so wide, as a share of the piece's height, and at least so high.
-_PART_WIDTHS = (0.1, 1.25)
-_PART_HEIGHT = 0.5
-# Each cut lowers the logarithm of the probability by the first price, and by the second price for each width of a
-# stroke that lies on the cut.
-_PRICE_OF_CUT = 1.0
-_PRICE_OF_INK = 0.3
+_SLANTS = (-0.5, -0.33, -0.17, 0, 0.17, 0.33, 0.5)
+# A digit between two cuts is at least and at most so wide, as a share of the piece's height, and at least so high.
+_DIGIT_WIDTHS = (0.1, 1.25)
+_LEAST_DIGIT_HEIGHT = 0.5
+# It has at least these log odds.
+_LEAST_LOG_ODDS = -1.5
+# Each digit of a row lowers the logarithm of the row's probability by the first price, so that nothing is cut without
+# need.  The second price is for each whole height of the piece that a digit is lower than the piece: the digits of a
+# number are about equally high, but a slice of any digit looks like a low 1.
+_PRICE_OF_DIGIT = 0.5
+_PRICE_OF_LOWNESS = 4.0
+# The search goes on with this many rows.
+_BEAM = 4
+
+
+class _Cut(NamedTuple):
+    """A straight cut through a piece of ink."""
+
+    x: float  # where it crosses the middle of the piece's height
+    slant: float  # by how many pixels it goes to the right for each pixel down
+
+
+class _Row(NamedTuple):
+    """Some digits that explain a piece of ink from its left edge to a cut."""
+
+    total: float  # the logarithm of their probability, without the prices
+    digits: list  # _Parts from left to right, whose boxes and cuts are in pixels of the piece
+    end: _Cut
 
 
 def _split(part, judge):
-    """Cut a piece of ink into the digits that explain it best: over-segmentation and dynamic programming.
-
-    The probability of a row of digits is the product of their probabilities, and each cut lowers it.
+    """Cut a piece of ink into the digits that explain it best.
 
     Args:
       part: the piece, a _Part.
@@ -1542,80 +1560,74 @@ def _split(part, judge):
     height, width = part.ink.shape
     if part.log_odds > _DOUBTFUL_LOG_ODDS or width > _WIDEST_NUMBER * height:
         return [part]
-    cuts = [None, *_find_cuts(part.ink), None]
-    spans = _list_spans(part.ink, cuts)
-    if not spans:
-        return [part]
-    between = [_between(part.ink, cuts[i], cuts[j]) for i, j in spans]
-    pixels = [_to_mnist(ink) for ink in between]
-    judgement = judge(np.stack(pixels))
-    total, chosen = _choose_spans(cuts, spans, judgement.log_odds)
-    if total <= _log_probability(part.log_odds):
-        return [part]
-    corner = np.maximum(part.box[:2] - 2, 0)
-    digits = []
-    for n in chosen:
-        cut = _draw_cut(cuts[spans[n][0]], corner, height)
-        box = _box_of(between[n], corner)
-        digits.append(_Part(pixels[n], box, cut=cut, **judgement.of(n)))
-    return digits
+    shrink = max(1, height / _CUT_HEIGHT)
+    ink = _resize(part.ink, round(height / shrink), round(width / shrink), Image.Resampling.BOX)
+    digits = _find_best_digits(ink, part.log_odds, judge)
+    corner = np.tile(np.maximum(part.box[:2] - 2, 0), 2)
+
+    def place(ends):
+        return None if ends is None else corner + shrink * ends
+
+    return [digit._replace(box=place(digit.box), cut=place(digit.cut)) for digit in digits] or [part]
 
 
-def _choose_spans(cuts, spans, log_odds):
-    """Choose the spans that together cover a piece and are most probably digits, by dynamic programming.
+def _find_best_digits(ink, log_odds, judge):
+    """The row of digits that explains ink [h, w] best: over-segmentation and beam search.
 
-    Args:
-      cuts: all cuts from left to right, None for the piece's own edges.
-      spans: pairs of numbers of cuts, sorted by the second one.
-      log_odds: the log odds that each span is a whole digit.
+    There are many cuts, and which of them are right is decided by what the network recognises between them.  Rows begin
+    at the left edge.  In each turn of the loop they are extended by one more digit, either to the right edge, which
+    makes a whole row, or to each of the cuts.  Only the most probable rows are extended further.
 
-    Returns (the logarithm of the probability, the numbers of the spans from left to right); (-inf, []) where no spans
-    cover the piece.
+    `log_odds` are those of all ink as one digit.  Returns a list of _Parts, which is empty if one digit explains the
+    ink better than any row.
     """
-    # best[j] is the largest logarithm of the probability up to cut j, and the spans that give it.
-    best = {0: (0.0, [])}
-    for n, (i, j) in enumerate(spans):
-        if i in best:
-            # The cut to the left of the span has its price; the piece's own edge has none.
-            price = 0 if i == 0 else _PRICE_OF_CUT + _PRICE_OF_INK * cuts[i].ink
-            total = best[i][0] + _log_probability(log_odds[n]) - price
-            if j not in best or total > best[j][0]:
-                best[j] = (total, [*best[i][1], n])
-    return best.get(len(cuts) - 1, (-np.inf, []))
-
-
-def _list_spans(ink, cuts):
-    """The pairs (i, j) of cuts between which one digit may lie, sorted by j, without the pair of the whole piece."""
     height, width = ink.shape
-    last = len(cuts) - 1
+    right_edge = _Cut(width, 0)
+    places = np.arange(_DIGIT_WIDTHS[0] * height, width - _DIGIT_WIDTHS[0] * height, _CUT_DISTANCE * height)
+    cuts = [_Cut(x, slant) for x in places for slant in _SLANTS]
+    best = _Row(_log_probability(log_odds) - _PRICE_OF_DIGIT, [], right_edge)
+    rows = [_Row(0.0, [], _Cut(0, 0))]
+    while rows:
+        best = max([best, *_extend(rows, [right_edge], ink, judge)], key=lambda row: row.total)
+        rows = _extend(_choose_promising(rows, best), cuts, ink, judge)
+        rows = _choose_promising(rows, best)
+    return best.digits
+
+
+def _choose_promising(rows, best):
+    """Of the _Rows that may still become better than the `best` one: the best row to each place, and _BEAM of these."""
+    best_to = {}
+    for row in sorted(rows, key=lambda row: row.total):
+        if row.total - _PRICE_OF_DIGIT > best.total:  # The next digit will have its price.
+            best_to[row.end.x] = row
+    return sorted(best_to.values(), key=lambda row: row.total)[-_BEAM:]
+
+
+def _extend(rows, cuts, ink, judge):
+    """The _Rows that are one digit longer than the `rows`, and end at one of the `cuts`."""
+    height, width = ink.shape
+    piece_height = _count_rows(ink)
     spans = []
-    for j in range(1, last + 1):
-        for i in range(j):
-            left = cuts[i].x if i else 0
-            right = cuts[j].x if j < last else width
-            is_whole = i == 0 and j == last
-            if is_whole or not _PART_WIDTHS[0] * height <= right - left <= _PART_WIDTHS[1] * height:
-                continue
-            rows = (_between(ink, cuts[i], cuts[j]) > 0.5).any(axis=1)
-            if rows.sum() >= _PART_HEIGHT * height:
-                spans.append((i, j))
-    return spans
-
-
-def _box_of(ink, corner):
-    """[left, top, right, bottom] of the strokes of ink [h, w], of which left and top are at `corner`."""
-    rows = np.flatnonzero((ink > 0.5).any(axis=1))
-    columns = np.flatnonzero((ink > 0.5).any(axis=0))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) + np.array([*corner, *corner])
-
-
-def _draw_cut(cut, corner, height):
-    """The ends of a _Cut through a piece of that height, [x, y, x, y], or None for the piece's own edge."""
-    if cut is None:
-        return None
-    left, top = corner
-    lean = cut.slant * height / 2
-    return np.array([left + cut.x - lean, top, left + cut.x + lean, top + height])
+    for row in rows:
+        for cut in cuts:
+            distance = cut.x - row.end.x
+            if distance < width and _DIGIT_WIDTHS[0] * height <= distance <= _DIGIT_WIDTHS[1] * height:
+                between = _between(ink, row.end, cut)
+                if _count_rows(between) >= _LEAST_DIGIT_HEIGHT * piece_height:
+                    spans.append((row, cut, between))
+    if not spans:
+        return []
+    pixels = [_to_mnist(between) for _, _, between in spans]
+    judgement = judge(np.stack(pixels))
+    extended = []
+    for i, (row, cut, between) in enumerate(spans):
+        if judgement.log_odds[i] >= _LEAST_LOG_ODDS:
+            price = _PRICE_OF_DIGIT + _PRICE_OF_LOWNESS * (1 - _count_rows(between) / piece_height)
+            total = row.total + _log_probability(judgement.log_odds[i]) - price
+            drawn_cut = _draw_cut(row.end, height) if row.digits else None
+            digit = _Part(pixels[i], _box_of(between), cut=drawn_cut, **judgement.of(i))
+            extended.append(_Row(total, [*row.digits, digit], cut))
+    return extended
 
 
 def _log_probability(log_odds):
@@ -1623,46 +1635,30 @@ def _log_probability(log_odds):
     return -np.logaddexp(0, -log_odds)
 
 
-class _Cut(NamedTuple):
-    """A straight cut through a piece of ink."""
-
-    x: float  # where it crosses the middle of the piece's height
-    slant: float  # by how many pixels it goes to the right for each pixel down
-    ink: float  # how much ink lies on it, in widths of a stroke
-
-
-def _find_cuts(ink):
-    """The cuts through ink [h, w] that may separate two digits, from left to right: those that cross the least ink."""
-    height, width = ink.shape
-    down = np.arange(height) - height / 2
-    x = np.arange(_PART_WIDTHS[0] * height, width - _PART_WIDTHS[0] * height, max(1, height / 40))
-    if not x.size:
-        return []
-    crossed = []
-    for slant in _SLANTS:
-        columns = np.rint(x[:, None] + slant * down).astype(int)
-        is_inside = (columns >= 0) & (columns < width)
-        on_cut = ink[np.arange(height), np.clip(columns, 0, width - 1)] * is_inside
-        crossed.append(on_cut.sum(axis=1) / _stroke_width(ink > 0.5) + _PRICE_OF_SLANT * abs(slant))
-    best_slant = np.argmin(crossed, axis=0)  # for each x, the number of the slant that crosses the least ink
-    least = np.min(crossed, axis=0)
-    chosen = []
-    for i in np.argsort(least, kind="stable"):
-        if all(abs(x[i] - x[j]) >= _CUT_DISTANCE * height for j in chosen):
-            chosen.append(i)
-    return [_Cut(x[i], _SLANTS[best_slant[i]], least[i]) for i in sorted(chosen)]
+def _count_rows(ink):
+    """How many rows of ink [h, w] have a stroke in them."""
+    return (ink > 0.5).any(axis=1).sum()
 
 
 def _between(ink, left, right):
-    """The ink [h, w] between two cuts, of which either may be None."""
+    """The ink [h, w] between two _Cuts."""
     height, width = ink.shape
     y, x = np.ogrid[:height, :width]
-    mask = np.ones(ink.shape, bool)
-    if left:
-        mask &= x >= left.x + left.slant * (y - height / 2)
-    if right:
-        mask &= x < right.x + right.slant * (y - height / 2)
-    return np.where(mask, ink, 0)
+    down = y - height / 2
+    return np.where((x >= left.x + left.slant * down) & (x < right.x + right.slant * down), ink, 0)
+
+
+def _box_of(ink):
+    """[left, top, right, bottom] of the strokes of ink [h, w]."""
+    rows = np.flatnonzero((ink > 0.5).any(axis=1))
+    columns = np.flatnonzero((ink > 0.5).any(axis=0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+
+
+def _draw_cut(cut, height):
+    """The ends of a _Cut through a piece of that height, [x, y, x, y]."""
+    lean = cut.slant * height / 2
+    return np.array([cut.x - lean, 0, cut.x + lean, height])
 
 
 # A pen that was pressed less leaves paler strokes.  A stroke with at least this share of the full ink is brought up to
@@ -1989,9 +1985,13 @@ def _measure_strangeness(pixels, classes, model_dir):
 
     A distance of 1 is the limit, and what is above it is strange.
     """
-    known, known_classes, limit = _read_outlines(model_dir)
-    likeness = np.where(classes[:, None] == known_classes, _get_outlines(pixels) @ known.T, -1)
-    return (1 - likeness.max(axis=1, initial=-1)) / limit
+    known, limit = _read_outlines(model_dir)
+    outlines = _get_outlines(pixels)
+    distances = np.full(len(pixels), 2.0)  # the greatest distance, for a class of which no digit is known
+    for number in np.intersect1d(classes, list(known)):
+        is_of_class = classes == number
+        distances[is_of_class] = 1 - (outlines[is_of_class] @ known[number].T).max(axis=1)
+    return distances / limit
 
 
 # float32 [28, 14]: a row of 28 pixels times this matrix is a row of 14.  Pixel i of the 14 is a sum of the four pixels
@@ -2045,7 +2045,7 @@ def write_outlines(data_dir, samples, added=()):
 
 @functools.cache
 def _read_outlines(model_dir):
-    """(outlines, float32 [m, 196]; their classes, int [m]; the limit of the distance) of a model folder.
+    """(the outlines of each class, {class number: float32 [m, 196]}; the limit of the distance) of a model folder.
 
     A model that the lecture's program trained has no such file: then nothing is strange.  Raises UserError where the
     file is damaged.
@@ -2055,9 +2055,9 @@ def _read_outlines(model_dir):
         with np.load(path) as file:
             classes = file["classes"]
             outlines = file["outlines"].reshape(len(classes), IMAGE_SIDE * IMAGE_SIDE // 4).astype(np.float32)
-            return outlines, classes, float(file["strange"])
+            return {number: outlines[classes == number] for number in np.unique(classes)}, float(file["strange"])
     except FileNotFoundError:
-        return np.zeros([0, IMAGE_SIDE * IMAGE_SIDE // 4]), np.zeros(0), np.inf
+        return {}, np.inf
     except Exception:  # numpy, zip and zlib have one each.
         raise UserError(
             f"{path} is damaged: copy it anew from the data folder that the model was trained on."

@@ -47,7 +47,7 @@ SHARDS_AT_ONCE = 4  # files that are read side by side, which mixes what was wri
 MIN_AFTER_DEQUEUE = 10000  # records to draw from; lecture: 700 of 60,000, which left a batch nearly in file order
 # Training pictures are parsed and distorted in portions of several batches: every operation has a cost of its own,
 # which one portion pays once.  A batch that is larger than this is a portion by itself.
-PORTION = 400  # pictures
+PORTION = 200  # pictures
 PORTIONS_AHEAD = 2  # portions that are kept ready for the training step, to bridge a pause of either side
 
 
