@@ -1240,7 +1240,25 @@ def _find_strokes(contrast, threshold):
     pieces.keep &= np.maximum(pieces.widths, pieces.heights) >= least
     if pieces.keep.sum() > _MOST_STROKES:
         raise PictureError("shows a pattern rather than digits: photograph them on plain paper.")
+    is_frame = _find_frames(pieces)
+    pieces.keep &= ~is_frame
+    pieces.on_paper &= ~is_frame
     return pieces
+
+
+def _find_frames(pieces):
+    """bool [n]: which pieces go round a digit, as a box or a circle: round a piece at least _FRAGMENT as high."""
+    is_frame = np.zeros(len(pieces.areas), bool)
+    left, top, right, bottom = pieces.boxes.T
+    for i in np.flatnonzero(pieces.keep):
+        is_inside = (left > left[i]) & (top > top[i]) & (right < right[i]) & (bottom < bottom[i])
+        inner = np.flatnonzero(is_inside & pieces.keep & (pieces.heights >= _FRAGMENT * pieces.heights[i]))
+        if inner.size:
+            # The box of a 7 may hold a 1 that stands under its arm.  What is in a frame lies in its hole, too.
+            labels = pieces.labels[top[i] : bottom[i], left[i] : right[i]]
+            enclosed = _fill_holes(labels == i)
+            is_frame[i] = any(enclosed[labels == j].all() for j in inner)
+    return is_frame
 
 
 class _Components:
@@ -1523,7 +1541,7 @@ _SLANTS = (-0.5, -0.33, -0.17, 0, 0.17, 0.33, 0.5)
 _DIGIT_WIDTHS = (0.1, 1.25)
 _LEAST_DIGIT_HEIGHT = 0.5
 # It has at least these log odds.
-_LEAST_LOG_ODDS = -1.5
+_LEAST_LOG_ODDS = -1.0
 # Each digit of a row lowers the logarithm of the row's probability by the first price, so that nothing is cut without
 # need.  The second price is for each whole height of the piece that a digit is lower than the piece: the digits of a
 # number are about equally high, but a slice of any digit looks like a low 1.
