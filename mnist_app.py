@@ -603,9 +603,13 @@ def _is_credible(found):
 
 
 def _is_clear(found):
-    """Whether a Found needs no second look: one credible digit, or several of which none is doubtful."""
-    least = _INCREDIBLE_LOG_ODDS if len(found.log_odds) == 1 else _DOUBTFUL_LOG_ODDS
-    return not found.is_refused.any() and (found.log_odds > least).all()
+    """Whether a Found needs no second look: no digit is doubtful, and not all of them were cut out of one piece."""
+    return not _is_one_piece(found) and not found.is_refused.any() and (found.log_odds > _DOUBTFUL_LOG_ODDS).all()
+
+
+def _is_one_piece(found):
+    """Whether the digits of a Found, two or more, were all cut out of one piece of ink."""
+    return 0 < len(found.cuts) == len(found.log_odds) - 1
 
 
 class _Sheet(NamedTuple):
@@ -1247,17 +1251,17 @@ def _find_strokes(contrast, threshold):
 
 
 def _find_frames(pieces):
-    """bool [n]: which pieces go round a digit, as a box or a circle: round a piece at least _FRAGMENT as high."""
+    """bool [n]: which pieces go round one digit, as a box or a circle: round one piece at least _FRAGMENT as high."""
     is_frame = np.zeros(len(pieces.areas), bool)
     left, top, right, bottom = pieces.boxes.T
     for i in np.flatnonzero(pieces.keep):
         is_inside = (left > left[i]) & (top > top[i]) & (right < right[i]) & (bottom < bottom[i])
         inner = np.flatnonzero(is_inside & pieces.keep & (pieces.heights >= _FRAGMENT * pieces.heights[i]))
-        if inner.size:
+        if inner.size == 1:  # A box round several digits may touch another one, so it is left to _remove_lines.
             # The box of a 7 may hold a 1 that stands under its arm.  What is in a frame lies in its hole, too.
             labels = pieces.labels[top[i] : bottom[i], left[i] : right[i]]
             enclosed = _fill_holes(labels == i)
-            is_frame[i] = any(enclosed[labels == j].all() for j in inner)
+            is_frame[i] = enclosed[labels == inner].all()
     return is_frame
 
 
@@ -1922,12 +1926,23 @@ _LEAST_CONFIDENCE_OF_NUMBER = 0.0005
 # digit are answered.  That for two is the highest, since the strokes of a letter easily look like two digits; three
 # digits in a row rarely come by chance.
 _LEAST_SCORES = (-4.5, 0.1, -0.9)
+# Where all digits were cut out of one piece of ink, that piece may be a letter as well.  The cuts with the best log
+# odds were chosen out of many, and each stroke of a letter looks like a 1.  So there the limit is another one, and the
+# log odds of a stroke count for nothing.
+_LEAST_SCORE_OF_CUT_PIECE = 0.4
 
 
 def _is_number(found):
     """Whether the digits of a Found are clear enough to be a number."""
-    score = found.log_odds.mean() + np.log(found.confidence.min())
-    return score >= _LEAST_SCORES[min(len(found.log_odds), 3) - 1]
+    count = len(found.log_odds)
+    if _is_one_piece(found):
+        width, height = (found.boxes[:, 2:] - found.boxes[:, :2]).T
+        log_odds = np.where(width < _STROKE * height, np.minimum(found.log_odds, 0), found.log_odds)
+        least = _LEAST_SCORE_OF_CUT_PIECE
+    else:
+        log_odds = found.log_odds
+        least = _LEAST_SCORES[min(count, 3) - 1]
+    return log_odds.mean() + np.log(found.confidence.min()) >= least
 
 
 class _Strokes(NamedTuple):
