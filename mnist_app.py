@@ -1535,8 +1535,10 @@ def _reading_order(boxes):
 
 # A piece that is wider than this many of its heights is no row of digits that touch.
 _WIDEST_NUMBER = 6
-# A piece that is higher than so many pixels is scaled down to that before it is cut: MNIST's form needs no more.
+# A piece that is higher than so many pixels is scaled down to that before it is cut, since MNIST's form needs no more;
+# but its strokes stay at least so wide.
 _CUT_HEIGHT = 80
+_CUT_STROKE = 2
 # Two cuts side by side are this share of the piece's height apart.  At each place there is a cut for each slant; cuts
 # lean to the right by these shares of their height.
 _CUT_DISTANCE = 1 / 12
@@ -1565,7 +1567,7 @@ class _Cut(NamedTuple):
 class _Row(NamedTuple):
     """Some digits that explain a piece of ink from its left edge to a cut."""
 
-    total: float  # the logarithm of their probability, without the prices
+    total: float  # the logarithm of their probability, less the prices
     digits: list  # _Parts from left to right, whose boxes and cuts are in pixels of the piece
     end: _Cut
 
@@ -1582,7 +1584,7 @@ def _split(part, judge):
     height, width = part.ink.shape
     if part.log_odds > _DOUBTFUL_LOG_ODDS or width > _WIDEST_NUMBER * height:
         return [part]
-    shrink = max(1, height / _CUT_HEIGHT)
+    shrink = max(1, min(height / _CUT_HEIGHT, _stroke_width(part.ink > 0.5) / _CUT_STROKE))
     ink = _resize(part.ink, round(height / shrink), round(width / shrink), Image.Resampling.BOX)
     digits = _find_best_digits(ink, part.log_odds, judge)
     corner = np.tile(np.maximum(part.box[:2] - 2, 0), 2)
