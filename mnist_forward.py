@@ -376,7 +376,8 @@ def _import_tensorflow_quietly():
     Errors are still seen, since they come as exceptions.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Let the trainer and the judge share a graphics card: without this setting the first of them takes all its memory.
+    # Let a training and mnist_test.py share a graphics card: without this setting the first of them takes all its
+    # memory.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     # The scripts prepare pictures in one thread for each processor.  If numpy started more threads for each product of
     # matrices, preparing would take one and a half times as long.

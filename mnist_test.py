@@ -1,4 +1,4 @@
-"""Watches the accuracy of a training: judges its newest checkpoint on the test pictures (lecture 6.1).
+"""Watches the accuracy of a training: evaluates its newest checkpoint on the test pictures (lecture 6.1).
 
 Run it beside or after mnist_backward.py.  It looks for a new checkpoint every 5 seconds; the averaged weights of the
 last one are right on about 0.9936 of MNIST's test pictures.
@@ -27,7 +27,7 @@ TEST_BATCH = 1000  # pictures that the network sees at once; lecture: all 10,000
 
 
 def test(model_dir, data_dir, once=False, look_dir=None, test_set=TEST_SET):
-    """Judge the newest checkpoint of a model folder and then, unless `once`, look every 5 seconds for a newer one.
+    """Evaluate the newest checkpoint of a model folder and then, unless `once`, look every 5 seconds for a newer one.
 
     Args:
       model_dir, data_dir: the folders of the checkpoints and of the records, Paths.
@@ -47,21 +47,22 @@ def test(model_dir, data_dir, once=False, look_dir=None, test_set=TEST_SET):
         event_dir = model_dir / ("test" if test_set == TEST_SET else test_set)
         if not once and not mnist_forward.list_checkpoints(model_dir):
             print(f"No checkpoint in {model_dir} yet: waiting for mnist_backward.py to save one.", flush=True)
-        # Neither the newest checkpoint of the last look nor the one that was judged then is judged again.  They are not
-        # the same where the newest is damaged, or where the trainer saved another one between the look and the judging.
+        # Neither the newest checkpoint of the last look nor the one that was evaluated then is evaluated again.  They
+        # are not the same where the newest is damaged, or where the trainer saved another one between the look and the
+        # evaluation.
         last_newest = None
-        last_judged = None
+        last_evaluated = None
         while True:
             newest = _identify_newest(model_dir)
-            if newest and newest not in (last_newest, last_judged):
+            if newest and newest not in (last_newest, last_evaluated):
                 mnist_forward.require_same_classes(model_dir, data_dir)
-                result = judge(model_dir, restorable, batch, event_dir)
-                if result:
+                evaluation = evaluate(model_dir, restorable, batch, event_dir)
+                if evaluation:
                     last_newest = newest
-                    last_judged = result.checkpoint
+                    last_evaluated = evaluation.checkpoint
                     if look_dir:
-                        save_look(result, read_class_names(data_dir), look_dir)
-            if once and not last_judged:
+                        save_look(evaluation, read_class_names(data_dir), look_dir)
+            if once and not last_evaluated:
                 raise UserError(f"{model_dir} holds no checkpoint: run mnist_backward.py first.")
             if once:
                 return
@@ -82,7 +83,7 @@ def _identify(path):
         return path, 0.0
 
 
-class Judged(NamedTuple):
+class Evaluation(NamedTuple):
     """What the network of a checkpoint answers for the n test pictures."""
 
     checkpoint: tuple  # path and time of the checkpoint, as _identify returns them
@@ -92,8 +93,8 @@ class Judged(NamedTuple):
     mistaken: np.ndarray  # the m pictures whose answer is wrong, float32 [m, 784]
 
 
-def judge(model_dir, restorable, batch, event_dir):
-    """Judge the newest whole checkpoint of a folder on each test picture exactly once, and print its accuracy.
+def evaluate(model_dir, restorable, batch, event_dir):
+    """Evaluate the newest whole checkpoint of a folder on each test picture exactly once, and print its accuracy.
 
     Args:
       model_dir: the folder of the checkpoints, a Path.
@@ -102,7 +103,7 @@ def judge(model_dir, restorable, batch, event_dir):
         the network's probabilities, float32 [k, classes].
       event_dir: the folder of the event file in which TensorBoard finds the accuracy.
 
-    Returns a Judged, or None where there is no checkpoint.
+    Returns an Evaluation, or None where there is no checkpoint.
     """
     with tf.Session() as sess:  # A new session, so that the queue begins again at the first picture.
         # The lecture's way: restore the averaged weights of the newest checkpoint, ...
@@ -110,20 +111,20 @@ def judge(model_dir, restorable, batch, event_dir):
         if path is None:
             return None
         sess.run(tf.local_variables_initializer())  # string_input_producer counts its epochs in one.
-        judged = Judged(_identify(path), *_answer_all(sess, batch))
+        evaluation = Evaluation(_identify(path), *_answer_all(sess, batch))
     # ... compute the accuracy, and print it with the step that stands in the checkpoint's name.
-    accuracy = float((judged.truth == judged.answers).mean())
+    accuracy = float((evaluation.truth == evaluation.answers).mean())
     step = mnist_forward.get_step(path)
     print(f"After {step} training step(s), test accuracy = {accuracy:g}", flush=True)
     if os.access(model_dir, os.W_OK):
         events = tf.summary.FileWriterCache.get(str(event_dir))
         events.add_summary(tf.Summary(value=[tf.Summary.Value(tag="accuracy", simple_value=accuracy)]), step)
         events.flush()
-    return judged
+    return evaluation
 
 
 def _answer_all(sess, batch):
-    """Run the queue to its end; returns the arrays of a Judged: truth, answers, confidence, mistaken."""
+    """Run the queue to its end; returns the arrays of an Evaluation: truth, answers, confidence, mistaken."""
     parts = []
     # The lecture's frame round a queue: a coordinator, and the threads that fill the queue.
     coord = tf.train.Coordinator()
@@ -149,28 +150,28 @@ MOST_CLASSES = 30
 MOST_PAIRS = 100
 
 
-def save_look(judged, class_names, look_dir):
+def save_look(evaluation, class_names, look_dir):
     """Save in a folder what was wrong: the pictures in wrong.png, the numbers in confusion.png and confusion.txt."""
     drawn_names = name_in_pictures(class_names)
-    save_picture(_draw_mistakes(judged, drawn_names), look_dir / "wrong.png")
+    save_picture(_draw_mistakes(evaluation, drawn_names), look_dir / "wrong.png")
     matrix = np.zeros((len(class_names), len(class_names)), int)
-    np.add.at(matrix, (judged.truth, judged.answers), 1)
+    np.add.at(matrix, (evaluation.truth, evaluation.answers), 1)
     draw_confusion = _draw_confusion if len(class_names) <= MOST_CLASSES else _draw_worst_pairs
     save_picture(draw_confusion(matrix, drawn_names), look_dir / "confusion.png")
     with mnist_forward.write_whole(look_dir / "confusion.txt") as part:
         part.write_text(_format_confusion(matrix, class_names), encoding="utf-8")
 
 
-def _draw_mistakes(judged, class_names):
+def _draw_mistakes(evaluation, class_names):
     """An RGB picture of the wrong pictures, the most confident first, with truth, answer and confidence."""
-    is_wrong = judged.truth != judged.answers
-    truth = judged.truth[is_wrong]
-    answers = judged.answers[is_wrong]
-    confidence = judged.confidence[is_wrong]
+    is_wrong = evaluation.truth != evaluation.answers
+    truth = evaluation.truth[is_wrong]
+    answers = evaluation.answers[is_wrong]
+    confidence = evaluation.confidence[is_wrong]
     cells = []
     for i in np.argsort(-confidence, kind="stable")[:MOST_SHOWN]:
         caption = f"{class_names[truth[i]]}, not {class_names[answers[i]]} ({confidence[i]:.0%})"
-        cells.append(draw_digit(judged.mistaken[i], caption))
+        cells.append(draw_digit(evaluation.mistaken[i], caption))
     return arrange_in_grid(cells or [draw_text("Nothing was wrong.", 200)], columns=10)
 
 
@@ -217,9 +218,9 @@ def main():
     parser = argparse.ArgumentParser(description="Print the test accuracy of the newest checkpoint, again and again.")
     parser.add_argument("--data", type=Path, default=DATA_PATH, help="folder of the TFRecords (%(default)s)")
     parser.add_argument("--model", type=Path, default=MODEL_SAVE_PATH, help="folder of the checkpoints (%(default)s)")
-    parser.add_argument("--once", action="store_true", help="judge the newest checkpoint and end")
+    parser.add_argument("--once", action="store_true", help="evaluate the newest checkpoint and end")
     parser.add_argument("--look", type=Path, metavar="DIR", help="save there what was wrong and the confusion matrix")
-    parser.add_argument("--world", action="store_true", help="judge on writers outside the USA instead of MNIST's")
+    parser.add_argument("--world", action="store_true", help="evaluate on writers outside the USA instead of MNIST's")
     args = parser.parse_args()
     test(args.model, args.data, args.once, args.look, WORLD_TEST_SET if args.world else TEST_SET)
 

@@ -1,6 +1,7 @@
 """Polls beside a trainer that saves at every step: `python tests/long_polls.py` (1,000 polls, some minutes).
 
-Judge and app restore the newest checkpoint again and again while the trainer replaces it; none may fail or complain.
+mnist_test.py and mnist_app.py restore the newest checkpoint again and again while the trainer replaces it; none may
+fail or complain.
 """
 
 import argparse

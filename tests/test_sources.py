@@ -74,7 +74,7 @@ def test_the_world_can_be_left_out(sources, write):
     assert "60 training pictures: 60 of MNIST\n" in said
     written = read_samples(folder / TRAIN_RECORDS)
     assert sorted(written) == sorted(samples["train"]) and written != samples["train"], "all, in random order"
-    assert read_samples(folder / WORLD_RECORDS) == samples["world-t10k"], "the judge can still judge on it"
+    assert read_samples(folder / WORLD_RECORDS) == samples["world-t10k"], "mnist_test.py can still read it"
 
 
 def test_a_clone_without_the_world_trains_on_mnist_and_says_so(sources, write):
@@ -99,7 +99,7 @@ def test_world_files_that_disagree_are_refused_with_both_numbers(sources, digits
     assert not list(folder.glob("*.tfrecords"))
 
 
-def test_the_judge_can_judge_on_the_world(sources, model, write):
+def test_a_network_can_be_evaluated_on_the_world(sources, model, write):
     folder, samples = sources
     write("--data", folder)
     said = run("mnist_test.py", "--data", folder, "--model", model, "--once", "--world")

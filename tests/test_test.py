@@ -1,4 +1,4 @@
-"""The judge: its accuracy against numpy, its patience, its quiet end."""
+"""mnist_test.py: its accuracy against numpy, its patience, its quiet end."""
 
 import shutil
 import signal
@@ -66,7 +66,7 @@ def test_no_checkpoint_is_said_with_the_cure(data, tmp_path):
         mnist_test.test(tmp_path, data, once=True)
 
 
-def test_it_waits_judges_what_is_new_and_ends_quietly(data, model, tmp_path):
+def test_it_waits_evaluates_what_is_new_and_ends_quietly(data, model, tmp_path):
     watched = tmp_path / "model"
     process = start("mnist_test.py", "--data", data, "--model", watched)
     assert "waiting for mnist_backward.py" in process.stdout.readline()
@@ -83,7 +83,7 @@ def test_it_waits_judges_what_is_new_and_ends_quietly(data, model, tmp_path):
     assert process.returncode == 130
 
 
-def test_a_checkpoint_is_judged_only_once(data, model, monkeypatch, capsys):
+def test_a_checkpoint_is_evaluated_only_once(data, model, monkeypatch, capsys):
     waited = []
     polls = iter(range(2))
     sleep = types.SimpleNamespace(sleep=lambda seconds: waited.append(seconds) or next(polls))
@@ -94,7 +94,7 @@ def test_a_checkpoint_is_judged_only_once(data, model, monkeypatch, capsys):
     assert waited == [5, 5, 5]
 
 
-def test_where_the_newest_is_damaged_the_one_before_is_judged_only_once(data, model, tmp_path, monkeypatch, capsys):
+def test_where_the_newest_is_damaged_the_one_before_is_evaluated_only_once(data, model, tmp_path, monkeypatch, capsys):
     copy = shutil.copytree(model, tmp_path / "copy")
     (copy / "mnist_model-600.data-00000-of-00001").write_bytes(b"damaged")
     polls = iter(range(2))
@@ -104,7 +104,7 @@ def test_where_the_newest_is_damaged_the_one_before_is_judged_only_once(data, mo
     assert capsys.readouterr().out.count("After 400 training step(s), test accuracy") == 1
 
 
-def test_a_step_that_was_trained_anew_is_judged_again(data, model, tmp_path, monkeypatch, capsys):
+def test_a_step_that_was_trained_anew_is_evaluated_again(data, model, tmp_path, monkeypatch, capsys):
     copy = shutil.copytree(model, tmp_path / "copy")
     steps = iter([400, 600])
 
@@ -137,7 +137,7 @@ def test_polls_beside_a_trainer_that_saves_at_every_step(data, tmp_path):
     assert long_polls.poll_beside_trainer(data, tmp_path, 40) == []
 
 
-def test_the_averaged_weights_are_judged_not_the_last_ones(data, tmp_path, digits, monkeypatch, capsys):
+def test_the_averaged_weights_are_evaluated_not_the_last_ones(data, tmp_path, digits, monkeypatch, capsys):
     (_, (images, labels)) = digits
     rng = np.random.default_rng(1)
     shapes = [784, 500], [500], [500, 10], [10]
@@ -150,12 +150,12 @@ def test_the_averaged_weights_are_judged_not_the_last_ones(data, tmp_path, digit
         sess.run([variable.assign(-variable) for variable in variables])
         tf.train.Saver().save(sess, str(tmp_path / "mnist_model"), global_step=7)
     expected = accuracy_in_numpy(str(tmp_path / "mnist_model-7"), images[:TEST], labels[:TEST])
-    judged = []
-    monkeypatch.setattr(mnist_test, "save_look", lambda result, names, look_dir: judged.append(result))
+    evaluations = []
+    monkeypatch.setattr(mnist_test, "save_look", lambda result, names, look_dir: evaluations.append(result))
     mnist_test.test(tmp_path, data, once=True, look_dir=tmp_path / "look")
     scores = scores_in_numpy(str(tmp_path / "mnist_model-7"), images[:TEST])
     probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
-    [result] = judged
+    [result] = evaluations
     np.testing.assert_array_equal(result.truth, labels[:TEST])
     np.testing.assert_array_equal(result.answers, scores.argmax(1))
     np.testing.assert_allclose(result.confidence, probabilities.max(1), atol=1e-5)
@@ -185,16 +185,16 @@ def captions(monkeypatch):
     return captions
 
 
-def judged(pairs):
-    """A Judged of these (truth, answer, confidence), whose wrong pictures are all of one grey, their number by 255."""
+def make_evaluation(pairs):
+    """The Evaluation of these (truth, answer, confidence); each wrong picture is of one grey, its number by 255."""
     truth, answers, confidence = (np.array(column) for column in zip(*pairs, strict=True))
     wrong = np.flatnonzero(truth != answers)
-    return mnist_test.Judged(("", 0.0), truth, answers, confidence, np.repeat(wrong[:, None] / 255, 784, axis=1))
+    return mnist_test.Evaluation(("", 0.0), truth, answers, confidence, np.repeat(wrong[:, None] / 255, 784, axis=1))
 
 
 def test_the_sheets_show_the_most_confident_mistakes_first_and_the_most_frequent_reddest(tmp_path, captions):
     pairs = [(0, 0, 0.99), (0, 1, 0.5), (2, 1, 0.9), (2, 1, 0.7), (1, 1, 0.8), (2, 1, 0.6)]
-    mnist_test.save_look(judged(pairs), ["a", "b", "c"], tmp_path)
+    mnist_test.save_look(make_evaluation(pairs), ["a", "b", "c"], tmp_path)
     texts = [text for text, _ in captions]
     assert texts[:4] == ["c, not b (90%)", "c, not b (70%)", "c, not b (60%)", "a, not b (50%)"]
     with Image.open(tmp_path / "wrong.png") as image:
@@ -212,16 +212,16 @@ def test_the_sheets_show_the_most_confident_mistakes_first_and_the_most_frequent
 
 
 def test_at_most_200_mistakes_are_shown_and_none_is_said(tmp_path, captions):
-    mnist_test.save_look(judged([(0, 1, 0.5)] * 250), ["a", "b"], tmp_path)
+    mnist_test.save_look(make_evaluation([(0, 1, 0.5)] * 250), ["a", "b"], tmp_path)
     assert [text for text, _ in captions].count("a, not b (50%)") == 200
-    mnist_test.save_look(judged([(0, 0, 0.5)])._replace(mistaken=np.zeros((0, 784))), ["a", "b"], tmp_path)
+    mnist_test.save_look(make_evaluation([(0, 0, 0.5)])._replace(mistaken=np.zeros((0, 784))), ["a", "b"], tmp_path)
     assert "Nothing was wrong." in [text for text, _ in captions]
 
 
 def test_of_many_classes_the_worst_pairs_are_shown(tmp_path, captions):
     names = [f"class {number}" for number in range(150)]
     pairs = [(i, i, 0.9) for i in range(150)] + [(7, 9, 0.9)] * 3 + [(9, 7, 0.8)]
-    mnist_test.save_look(judged(pairs), names, tmp_path)
+    mnist_test.save_look(make_evaluation(pairs), names, tmp_path)
     assert [text for text, _ in captions[4:]] == [
         "3 of 4 class 7 were taken for class 9",
         "1 of 2 class 9 were taken for class 7",
@@ -229,7 +229,7 @@ def test_of_many_classes_the_worst_pairs_are_shown(tmp_path, captions):
     assert len((tmp_path / "confusion.txt").read_text().splitlines()) == 151, "the text has all"
 
 
-def test_a_file_in_place_of_the_folder_is_said_before_anything_is_judged(data, model, tmp_path, capsys):
+def test_a_file_in_place_of_the_folder_is_said_before_anything_is_evaluated(data, model, tmp_path, capsys):
     (tmp_path / "seen").touch()
     with pytest.raises(UserError, match=r"seen can't be a folder \(a file has that name\): name another --look"):
         mnist_test.test(model, data, once=True, look_dir=tmp_path / "seen")
