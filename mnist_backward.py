@@ -67,11 +67,10 @@ DISTORTIONS = {
 FADE_FROM = 0.7
 # ... and at the last step this share of their strength is left.
 FADE_TO = 0.3
-# The number of pictures that share one random field, and so are distorted alike.  The pictures of several batches are
-# distorted together (PORTION in mnist_generateds.py): by default 200 pictures, with 25 fields.  Field 0 moves the
-# pictures 0, 25, 50, ..., 175, so four of each batch of 100.  Moving the same pixel of 8 pictures takes hardly longer
+# The number of pictures of a batch that share one random field, and so are distorted alike.  A batch of 100 has 25
+# fields, of which field 0 moves the pictures 0, 25, 50 and 75.  Moving the same pixel of 4 pictures takes hardly longer
 # than moving the pixel of one.
-PICTURES_A_FIELD = 8
+PICTURES_A_FIELD = 4
 
 
 def fade_strength(strength, step, steps):
@@ -289,7 +288,7 @@ def train(sess, graph, args, step, save_step):
     """Run training steps from `step` to args.steps.
 
     Every args.save_every steps, after the last one, and when a signal ends it, it prints a line and calls
-    save_step(step, steps a second).
+    save_step(step, steps a second, graph.summaries' value for the next batch).
     Returns the number of the signal that ended it early, or None.  Raises UserError where the loss overflows.
     """
     fetches = [graph.train_op, graph.step, graph.loss]
@@ -310,11 +309,12 @@ def train(sess, graph, args, step, save_step):
             if is_due:
                 # The step computed its loss before it updated the weights.  One more batch shows whether the loss of
                 # the updated weights is finite, too, before these weights are saved.
-                _require_finite(sess.run(graph.loss), step, args)
+                next_loss, queue_fill, summaries = sess.run([graph.loss, graph.queue_fill, graph.summaries])
+                _require_finite(next_loss, step, args)
                 rate = (step - reported_step) / (time.perf_counter() - reported_at)
-                speed = _describe_speed(rate, args.steps - step, sess.run(graph.queue_fill))
+                speed = _describe_speed(rate, args.steps - step, queue_fill)
                 print(f"After {step} training step(s), loss on training batch is {loss_value:g}.  {speed}", flush=True)
-                save_step(step, rate)
+                save_step(step, rate, summaries)
                 reported_step = step
                 reported_at = time.perf_counter()
     return caught[0] if caught else None
@@ -361,8 +361,8 @@ def _catch_stop_signals():
 # ======== The model folder
 
 
-def save(sess, graph, args, step, rate):
-    """Save a checkpoint, and for TensorBoard what the training looks like at a `rate` of steps a second.
+def save(sess, graph, args, step, rate, summaries):
+    """Save a checkpoint, and for TensorBoard the serialized `summaries` and the `rate` in steps a second.
 
     Raises UserError where the disk is full; the earlier checkpoints stay whole.
     """
@@ -378,7 +378,7 @@ def save(sess, graph, args, step, rate):
     speed = tf.Summary.Value(tag="pictures_per_second", simple_value=rate * args.batch_size)
     events = tf.summary.FileWriterCache.get(str(args.model))
     events.add_summary(tf.Summary(value=[speed]), step)
-    events.add_summary(sess.run(graph.summaries), step)  # They are of the queue's next batch.
+    events.add_summary(summaries, step)
     events.flush()
 
 
@@ -459,10 +459,12 @@ def backward_in_cluster(args, machine):
         resume(sess, graph, args)
         prepare_model_dir(args)
 
-    def save_step(step, rate):
+    def save_step(step, rate, summaries):
         # A tf.train.Saver needs the plain session that is in the MonitoredSession: step_context.session.
         if is_chief:
-            monitored_sess.run_step_fn(lambda step_context: save(step_context.session, graph, args, step, rate))
+            monitored_sess.run_step_fn(
+                lambda step_context: save(step_context.session, graph, args, step, rate, summaries)
+            )
 
     awaited = "the parameter server" if is_chief else "the parameter server and the chief"
     print(f"{machine.job} {machine.index} waits for {awaited}", flush=True)

@@ -50,7 +50,7 @@ def start_endless(data, model):
     return process
 
 
-def test_a_training_prints_saves_judges_itself_and_goes_on_from_its_total(data, tmp_path):
+def test_a_training_prints_saves_evaluates_itself_and_goes_on_from_its_total(data, tmp_path):
     said = train(data, tmp_path, "--seed", 1)
     assert steps_printed(said) == [20, 40, 60]
     assert "After 60 training step(s), loss on training batch is " in said
@@ -395,8 +395,8 @@ class SlowSession:
         self.step = 0
 
     def run(self, fetches):
-        if not isinstance(fetches, list):
-            return {"loss": 0.25, "queue_fill": 0.5}[fetches]
+        if "train_op" not in fetches:
+            return [{"loss": 0.25, "queue_fill": 0.5, "summaries": b"some"}[name] for name in fetches]
         self.now += self.seconds(self.step)
         self.step += 1
         return [None, self.step, 0.75]
@@ -405,11 +405,15 @@ class SlowSession:
 def test_speed_and_time_left_are_those_of_the_last_interval(monkeypatch, capsys, arguments):
     sess = SlowSession(lambda step: 1 if step < 10 else 0.1)
     monkeypatch.setattr(time, "perf_counter", lambda: sess.now)
-    named = argparse.Namespace(train_op="train_op", step="step", loss="loss", queue_fill="queue_fill")
+    named = argparse.Namespace(**{name: name for name in ("train_op", "step", "loss", "queue_fill", "summaries")})
     saved = []
+
+    def save_step(step, rate, summaries):
+        saved.append((step, round(rate, 3), summaries))
+
     args = arguments("--steps", 30, "--save_every", 10)
-    assert mnist_backward.train(sess, named, args, 0, lambda step, rate: saved.append((step, round(rate, 3)))) is None
-    assert saved == [(10, 1), (20, 10), (30, 10)]
+    assert mnist_backward.train(sess, named, args, 0, save_step) is None
+    assert saved == [(10, 1, b"some"), (20, 10, b"some"), (30, 10, b"some")]
     assert capsys.readouterr().out.splitlines() == [
         "After 10 training step(s), loss on training batch is 0.75.  1 steps/s, 0:00:20 left, queue 50% full",
         "After 20 training step(s), loss on training batch is 0.75.  10 steps/s, 0:00:01 left, queue 50% full",
