@@ -45,7 +45,9 @@ WORLD_TEST_SET = "world_test"  # writers outside the USA, of whom the training s
 READ_AT_ONCE = 1000  # records a call; lecture: one, which makes reading its bottleneck
 SHARDS_AT_ONCE = 4  # files that are read side by side, which mixes what was written together
 MIN_AFTER_DEQUEUE = 10000  # records to draw from; lecture: 700 of 60,000, which left a batch nearly in file order
-BATCHES_AHEAD = 2  # batches that are kept ready for the training step, to bridge a pause of either side
+# Training pictures are parsed and distorted in portions of several batches: every operation has a cost of its own,
+# which one portion pays once.  A batch that is larger than this is a portion by itself.
+PORTION = 200  # pictures
 
 
 def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, tasks=1, test_set=TEST_SET):
@@ -60,8 +62,8 @@ def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, ta
       num: pictures in a batch; only the last batch of the test set may be smaller.
       isTrain: which set.
       data_dir: folder of the records.
-      distort: for training batches, what the queue's thread does to the pictures of a batch, a function of float32
-        [num, 784] that returns the same; None leaves them as they are.
+      distort: for training batches, what the queue's thread does to the pictures of one batch or several, a function of
+        float32 [n, 784] that returns the same; None leaves them as they are.
       task: the number of this machine, from 0, where several train together.
       tasks: how many machines; each reads its own shards, or all of them where there are too few.
       test_set: which test set, TEST_SET or WORLD_TEST_SET.
@@ -87,15 +89,16 @@ def get_tfrecord(num, isTrain=True, data_dir=DATA_PATH, distort=None, task=0, ta
 def _shuffle_into_batches(serialized, num, classes, distort):
     """Training batches, as get_tfrecord returns them, of the records of several readers, a string tensor [k] each."""
     # Shuffling (the lecture's shuffle_batch): before the parsing, since a record is smaller than its pixels as floats.
-    capacity = MIN_AFTER_DEQUEUE + 2 * max(num, READ_AT_ONCE)
+    batches_a_portion = max(1, PORTION // num)
+    portion_size = batches_a_portion * num
+    capacity = MIN_AFTER_DEQUEUE + 2 * max(portion_size, READ_AT_ONCE)
     # shuffle_batch_join is shuffle_batch with several sources, each in a thread of its own.  A source is the list of
     # the tensors that are put into the queue together: img and label in the lecture, the serialized records alone here.
     sources = [[records] for records in serialized]
-    batch = tf.train.shuffle_batch_join(sources, num, capacity, MIN_AFTER_DEQUEUE, enqueue_many=True)
-    img, label = _parse(batch, classes)
-    img.set_shape([num, INPUT_NODE])
-    label.set_shape([num, classes])
-    return _keep_ready(distort(img) if distort else img, label)
+    portion = tf.train.shuffle_batch_join(sources, portion_size, capacity, MIN_AFTER_DEQUEUE, enqueue_many=True)
+    img, label = _parse(portion, classes)
+    img.set_shape([portion_size, INPUT_NODE])
+    return _keep_ready(distort(img) if distort else img, label, batches_a_portion)
 
 
 def _share_files(data_dir, set_name, task=0, tasks=1):
@@ -116,15 +119,19 @@ def _parse(serialized, classes):
     return img, label
 
 
-def _keep_ready(img, label):
-    """Put the batches into a queue, which a thread of its own keeps full, and return a batch out of it.
+def _keep_ready(img, label, batches_a_portion):
+    """Cut a portion into its batches, and return a batch out of a queue, which its own thread keeps full.
 
-    No training step waits for its batch then.  One element of the queue is a whole batch.  Adds to the collection
-    `queue_fill` how full that queue is, a scalar in 0..1.
+    No training step waits for its batch then.  One element of the queue is a whole batch.  The queue holds one portion,
+    while its thread prepares the next one: enqueue_many puts all batches of a portion into it, and dequeue takes one
+    batch out.  Adds to the collection `queue_fill` how full that queue is, a scalar in 0..1.
     """
-    queue = tf.FIFOQueue(BATCHES_AHEAD, [img.dtype, label.dtype], [img.shape, label.shape])
-    tf.train.add_queue_runner(tf.train.QueueRunner(queue, [queue.enqueue([img, label])]))
-    tf.add_to_collection("queue_fill", queue.size() / BATCHES_AHEAD)
+    img_batches = tf.reshape(img, [batches_a_portion, -1, INPUT_NODE])
+    label_batches = tf.reshape(label, [batches_a_portion, -1, label.shape[1]])
+    queue = tf.FIFOQueue(batches_a_portion, [tf.float32, tf.float32], [img_batches.shape[1:], label_batches.shape[1:]])
+    enqueue_op = queue.enqueue_many([img_batches, label_batches])
+    tf.train.add_queue_runner(tf.train.QueueRunner(queue, [enqueue_op]))
+    tf.add_to_collection("queue_fill", queue.size() / batches_a_portion)
     return queue.dequeue()
 
 
