@@ -20,6 +20,7 @@ import collections
 import contextlib
 import functools
 import glob
+import itertools
 import json
 import math
 import os
@@ -379,14 +380,17 @@ def open_picture(path):
 
 
 def open_with_scale(path):
-    """(What open_picture returns; how many pixels of the file one pixel of it is); raises PictureError."""
+    """Open the picture at `path`; raises PictureError.
+
+    Returns (what open_picture returns; the scale: one pixel of that picture is so many pixels wide in the file).
+    """
     if os.path.isdir(path):
         raise PictureError("is a folder and no picture: name a picture in it, or put some there.")
     Image.init()
     harmless = [name for name in Image.ID if name != "EPS"]  # For PostScript Pillow would start another program.
     try:
         with Image.open(path, formats=harmless) as image:
-            longest = max(image.size)
+            longest = max(image.size)  # in the file: `draft` changes the size
             image.draft("RGB", (2 * _LONGEST_SIDE, 2 * _LONGEST_SIDE))  # A JPEG is decoded at a fraction of its size.
             if image.width * image.height > _MOST_PIXELS:
                 raise Image.DecompressionBombError
@@ -504,13 +508,18 @@ class Found(NamedTuple):
     share_of_ink: float = 1.0  # these pieces' share of all ink on the sheet
     scale: float = 1.0  # one pixel of `boxes`, `cuts` and `lines` is this many of the file, which may be larger
 
+    @property
+    def sizes(self):
+        """The widths and the heights of the boxes, float [2, n]."""
+        return (self.boxes[:, 2:] - self.boxes[:, :2]).T
+
 
 def find_digits(picture, judge=None):
     """Find the digits of a picture.
 
     What is ink, and where a digit ends, is decided by what the network recognises.  So the picture is seen in several
     ways, the plain one first, until in one of them every piece of ink is a clear digit.  Where none of them succeeds,
-    the way with the most evidence wins.
+    the first way wins, unless a later one has clearly more evidence.
 
     Args:
       picture: float32 [h, w, 3] in 0..1, as open_picture returns it.
@@ -552,14 +561,15 @@ _WEIGHT_OF_STROKE = 0.3
 
 
 def _find_best(grey, shows_one_digit, judge):
-    """The Found with the most evidence of all ways to see the picture grey [h, w], in pixels of `grey`."""
+    """The best Found of all ways to see the picture grey [h, w], in pixels of `grey`; see find_digits."""
     best = None
     first_error = None
-    for i, make_sheet in enumerate(_list_sheets(grey, shows_one_digit)):
-        if i > 0 and judge is None:
-            break
+    views = _list_views(grey, shows_one_digit)
+    if judge is None:
+        views = itertools.islice(views, 1)
+    for i, make_view in enumerate(views):
         try:
-            found = _read_sheet(make_sheet(), shows_one_digit, judge)
+            found = _read_view(make_view(), shows_one_digit, judge)
         except PictureError as error:
             first_error = first_error or error
             continue
@@ -567,7 +577,7 @@ def _find_best(grey, shows_one_digit, judge):
         is_worth_it = i == 0 or found.log_odds.mean() > _IMPROBABLE_LOG_ODDS
         if is_worth_it and (best is None or _explains_more(found, best)):
             best = found
-        if best is not None and (judge is None or _is_clear(best)):
+        if best is not None and _needs_no_other_look(best):
             break
     if best is None:
         raise first_error
@@ -592,7 +602,7 @@ def _sum_evidence(found):
     evidence = np.tanh(found.log_odds / 2)  # This is 2 * p - 1, with p the probability.
     # A rare form of a digit is no evidence against a Found.
     evidence = np.where(_is_credible(found), np.maximum(evidence, 0), evidence)
-    width, height = (found.boxes[:, 2:] - found.boxes[:, :2]).T
+    width, height = found.sizes
     weight = np.clip(width / height / _NARROW, _WEIGHT_OF_STROKE, 1)
     return (weight * evidence).sum()
 
@@ -602,8 +612,8 @@ def _is_credible(found):
     return ~found.is_refused & (found.log_odds > _INCREDIBLE_LOG_ODDS)
 
 
-def _is_clear(found):
-    """Whether a Found needs no second look: no digit is doubtful, and not all of them were cut out of one piece."""
+def _needs_no_other_look(found):
+    """Whether a Found is clear: no digit is doubtful, and not all of them were cut out of one piece."""
     return not _is_one_piece(found) and not found.is_refused.any() and (found.log_odds > _DOUBTFUL_LOG_ODDS).all()
 
 
@@ -612,36 +622,36 @@ def _is_one_piece(found):
     return 0 < len(found.cuts) == len(found.log_odds) - 1
 
 
-class _Sheet(NamedTuple):
+class _View(NamedTuple):
     """One way to see a picture: how much each pixel stands out from the paper."""
 
     contrast: np.ndarray  # float32 [h, w], 1 = black on white
     threshold: float  # the contrast above which a pixel is ink
-    corner: tuple  # left and top of the sheet in the picture
+    corner: tuple  # left and top of `contrast` in the picture
     lines: np.ndarray  # the printed lines that were taken out, float [l, 4]
 
 
-def _list_sheets(grey, shows_one_digit):
+def _list_views(grey, shows_one_digit):
     """Yield the ways to see the picture grey [h, w], the plain one first.
 
-    Each way is a function that makes a _Sheet, or raises PictureError.  Functions are yielded, not sheets, since an
+    Each way is a function that makes a _View, or raises PictureError.  Functions are yielded, not views, since an
     exception inside a generator would end it.
     """
 
     @functools.cache
     def plain():
-        return _see_sheet(grey, shows_one_digit)
+        return _see_picture(grey, shows_one_digit)
 
     yield plain
     yield lambda: _without_lines(plain())
-    yield lambda: _see_sheet(_smooth(grey), shows_one_digit)
-    inner = _cut_sheet_out(grey)
-    if inner is not None:
-        sheet, corner, outside = inner
+    yield lambda: _see_picture(_smooth(grey), shows_one_digit)
+    cut_out = _cut_sheet_out(grey)
+    if cut_out is not None:
+        grey_of_sheet, corner, outside = cut_out
 
         @functools.cache
         def on_sheet():
-            seen = _see_sheet(sheet, shows_one_digit)
+            seen = _see_picture(grey_of_sheet, shows_one_digit)
             return seen._replace(contrast=np.where(outside, 0, seen.contrast), corner=corner)
 
         yield on_sheet
@@ -659,13 +669,13 @@ def _smooth(grey):
 _GRAIN = 3
 
 
-def _see_sheet(grey, shows_one_digit):
-    """The _Sheet of the picture grey [h, w] as it is."""
+def _see_picture(grey, shows_one_digit):
+    """The _View of the picture grey [h, w] as it is, without ruling."""
     contrast, threshold = _measure_ink(grey if _is_ink_dark(grey) else -grey)
     if shows_one_digit:  # So few pixels are mostly edges, and an edge lies where the contrast is half the full ink's.
         threshold = np.percentile(contrast, 99.5) / 2
-    sheet = _Sheet(contrast, threshold, (0, 0), np.zeros([0, 4]))
-    return _remove_lines(sheet, _RULING_SHARE, max(3, _RULING_THICKNESS * min(grey.shape)), least_count=2)
+    view = _View(contrast, threshold, (0, 0), np.zeros([0, 4]))
+    return _remove_lines(view, _RULING_SHARE, max(3, _RULING_THICKNESS * min(grey.shape)), least_count=2)
 
 
 # A sheet of more digits than these is a page.  On a page no digits are cut apart, since that would take too long.
@@ -673,32 +683,32 @@ def _see_sheet(grey, shows_one_digit):
 _MOST_DIGITS_TO_CUT = 60
 
 
-def _read_sheet(sheet, shows_one_digit, judge):
-    """Find the digits of a _Sheet; returns a Found.  Raises PictureError where there is none."""
-    pieces = _find_strokes(sheet.contrast, sheet.threshold)
+def _read_view(view, shows_one_digit, judge):
+    """Find the digits of a _View; returns a Found.  Raises PictureError where there is none."""
+    pieces = _find_pieces(view.contrast, view.threshold)
     groups = [np.flatnonzero(pieces.keep)] if shows_one_digit else _group_into_digits(pieces)
-    smallest = _SMALLEST * max(sheet.contrast.shape)
+    smallest = _SMALLEST * max(view.contrast.shape)
     groups = [group for group in groups if max(pieces.size_of(group)) >= smallest]
     if not groups:
         raise PictureError("shows no digit, only a dot: come nearer with the camera.")
-    parts = [_make_part(sheet.contrast, pieces, group) for group in groups]
+    parts = [_make_part(view.contrast, pieces, group) for group in groups]
     if judge is not None:
         loose_groups = [] if shows_one_digit else _list_loose_digits(pieces, groups)
-        parts += [_make_part(sheet.contrast, pieces, group, is_loose=True) for group in loose_groups]
+        parts += [_make_part(view.contrast, pieces, group, is_loose=True) for group in loose_groups]
         parts = _judge_parts(parts, judge)
-    parts = _drop_rim_strokes(parts, sheet.contrast.shape)
+    parts = _drop_rim_strokes(parts, view.contrast.shape)
     strokes = tuple(part.strokes for part in parts)
     count = sum(max(1, (right - left) / (bottom - top)) for left, top, right, bottom in (part.box for part in parts))
     if judge is not None and not shows_one_digit and count <= _MOST_DIGITS_TO_CUT:
         parts = [one for part in parts for one in _split(part, judge)]
     order = _reading_order(np.array([part.box for part in parts]))
     parts = [parts[i] for i in order]
-    corner = np.array([*sheet.corner, *sheet.corner])
+    corner = np.array([*view.corner, *view.corner])
     return Found(
         np.stack([part.pixels for part in parts]),
         np.array([part.box for part in parts]) + corner,
         np.reshape([part.cut for part in parts if part.cut is not None], [-1, 4]) + corner,
-        sheet.lines + corner,
+        view.lines + corner,
         np.array([part.log_odds for part in parts]),
         np.array([part.confidence for part in parts]),
         np.array([part.is_refused for part in parts]),
@@ -766,7 +776,7 @@ _LOOSE_HEIGHT = 0.3
 
 
 def _list_loose_digits(pieces, groups):
-    """What belongs to no group of _read_sheet although it may be a small or a broken digit.
+    """What belongs to no group of _read_view although it may be a small or a broken digit.
 
     Those are pieces that _group_into_digits drops, and groups that are smaller than _SMALLEST: beside larger digits
     they are no blots by themselves.  Returns a list of int arrays, the numbers of the pieces of each.
@@ -821,9 +831,8 @@ def _measure_colourfulness(picture, boxes):
     """How much the colours of a picture [h, w, 3] differ inside the boxes [n, 4], apart from light and dark.
 
     One ink on one paper makes a mixture of two colours, which differs along one axis, and a shadow changes only the
-    brightness.  Of the colours without their brightness two axes remain.  Along the first one paper and ink differ;
-    this is the standard deviation along the second one, where each channel goes from 0 to 1: hardly more than 0 for
-    writing.
+    brightness.  Without their brightness, colours have two axes.  Paper and ink differ along the first one.  Returned
+    is the standard deviation along the second one, hardly more than 0 for writing; a channel goes from 0 to 1.
     """
     colours = []
     for left, top, right, bottom in boxes:
@@ -937,14 +946,13 @@ def _cut_sheet_out(grey):
     # The edge of the sheet itself is not writing.
     mask = _erode(np.pad(mask, 2), 5, 5)[2:-2, 2:-2]
     is_sheet = _resize(mask.astype(np.float32), height, width, Image.Resampling.BILINEAR) > 0.5
-    rows = np.flatnonzero(is_sheet.any(axis=1))
-    columns = np.flatnonzero(is_sheet.any(axis=0))
-    if not rows.size:
+    if not is_sheet.any():
         return None
-    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    left, top, right, bottom = _box_of(is_sheet)
+    window = slice(top, bottom), slice(left, right)
     outside = ~is_sheet[window]
     sheet = np.where(outside, np.median(grey[is_sheet]), grey[window]).astype(np.float32)
-    return sheet, (columns[0], rows[0]), outside
+    return sheet, (left, top), outside
 
 
 def _find_sheet(small):
@@ -994,11 +1002,11 @@ _RULING_THICKNESS = 1 / 60
 # On a second look printed lines are as long as this share of the picture's side, and this many times as long as thick.
 _LINE_SHARE = 0.35
 _LINE_LENGTH = 10
-# A line is seen where it is thin, and hidden where a stroke lies on it.  It is a line if 0.6 of it is seen, or if 0.3
-# is seen and 0.9 is seen or hidden.
+# A line is seen where it is thin, and hidden where a stroke lies on it; in both places there is ink.  It is a line if
+# the first share of it is seen, or if the second share is seen and the third one has ink.
 _LINE_SEEN = 0.6
 _LINE_SEEN_AT_LEAST = 0.3
-_LINE_COVERED = 0.9
+_LINE_INKED = 0.9
 # A line may be interrupted for this share of the picture's side in one place.
 _LINE_GAP = 0.1
 # Printed lines lean by at most this many pixels down, or up, for each pixel to the right.
@@ -1012,29 +1020,30 @@ _SEPARATOR_SHARE = 0.9
 _MOST_LINES = 40
 
 
-def _without_lines(sheet):
-    """The _Sheet without printed lines and what lies beside the paper; raises PictureError where there are no lines."""
-    # No line is longer than the picture, so none is thicker than this; _list_lines asks it of each line's own length.
-    thickest = max(sheet.contrast.shape) / _LINE_LENGTH
-    without = _remove_lines(sheet, _LINE_SHARE, thickest)
-    if len(without.lines) == len(sheet.lines):
+def _without_lines(view):
+    """The _View without printed lines and what lies beside the paper; raises PictureError where there are no lines."""
+    # No line is longer than the picture, so none is thicker than this.  _list_lines compares the thickness of each line
+    # with its own length.
+    thickest = max(view.contrast.shape) / _LINE_LENGTH
+    without = _remove_lines(view, _LINE_SHARE, thickest)
+    if len(without.lines) == len(view.lines):
         raise PictureError(_NO_DIGIT)
-    beside = (sheet.contrast > sheet.threshold) & ~_find_ink_on_paper(sheet)
+    beside = (view.contrast > view.threshold) & ~_find_ink_on_paper(view)
     return without._replace(contrast=np.where(beside, 0, without.contrast))
 
 
-def _find_ink_on_paper(sheet):
-    """bool [h, w]: the ink of a _Sheet without what lies beside the paper."""
-    pieces = _find_components(sheet.contrast > sheet.threshold)
+def _find_ink_on_paper(view):
+    """bool [h, w]: the ink of a _View without what lies beside the paper."""
+    pieces = _find_components(view.contrast > view.threshold)
     return pieces.mask_of(~_lies_beside_paper(pieces))
 
 
-def _remove_lines(sheet, least_share, thickest, least_count=1):
-    """The _Sheet without printed lines: of forms, of ruled and squared paper; the numbers are as for _find_lines."""
-    ink = sheet.contrast > sheet.threshold
+def _remove_lines(view, least_share, thickest, least_count=1):
+    """The _View without printed lines: of forms, of ruled and squared paper; the numbers are as for _find_lines."""
+    ink = view.contrast > view.threshold
     if not any(_may_have_lines(turned, least_share, thickest) for turned in (ink, ink.T)):
-        return sheet
-    mask = _find_ink_on_paper(sheet)
+        return view
+    mask = _find_ink_on_paper(view)
     across, across_bands, across_lines = _find_lines(mask, least_share, thickest, least_count)
     upright, upright_bands, upright_lines = _find_lines(mask.T, least_share, thickest, least_count)
     if len(across_lines) >= 2 and not len(upright_lines):
@@ -1042,13 +1051,13 @@ def _remove_lines(sheet, least_share, thickest, least_count=1):
         upright, upright_bands, upright_lines = _find_lines(mask.T, share, thickest, _LEAST_SEPARATORS)
     lines = np.concatenate([across_lines, upright_lines[:, [1, 0, 3, 2]]])
     if not len(lines):
-        return sheet
+        return view
     # Where two printed lines cross, the ink is too thick to be taken for either.  Both bands cover that place.
     on_line = across | upright.T | (across_bands & upright_bands.T)
     # The paler edges of a line go with it, but not those of a stroke that stays.
     edges = _dilate(on_line, 5, 5) & ~_dilate(mask & ~on_line, 3, 3)
-    contrast = np.where(on_line | edges, 0, sheet.contrast)
-    return sheet._replace(contrast=contrast, lines=np.concatenate([sheet.lines, lines]))
+    contrast = np.where(on_line | edges, 0, view.contrast)
+    return view._replace(contrast=contrast, lines=np.concatenate([view.lines, lines]))
 
 
 def _find_widest_space(lines):
@@ -1109,7 +1118,8 @@ def _find_lines(mask, least_share, thickest, least_count=1):
     for is_line, left, right in _list_lines(mask, runs, least_share * width):
         slope, offset = np.polyfit(runs.column[is_line], runs.middle[is_line], 1)
         usual = np.median(runs.thickness[is_line])
-        # Its runs are the line.  A run that is much thicker belongs to a stroke that crosses, and stays.
+        # Of the runs near the line, those of about its usual thickness are its ink.  A much thicker one belongs to a
+        # stroke that crosses the line, and stays.
         for i in np.flatnonzero(is_line & (runs.thickness <= 1.5 * usual + 1)):
             on_line[runs.start[i] : runs.end[i], runs.column[i]] = True
         for column in range(left, right):
@@ -1127,7 +1137,7 @@ def _list_lines(mask, runs, least_length):
     tolerance = max(2.0, height / 150)  # A printed line is straight to within this many pixels.
     is_free = np.ones(len(runs.column), bool)
     for _ in range(_MOST_LINES):
-        # The line near which the middles of most runs lie that belong to no line yet, and its longest stretch.
+        # Of the runs that belong to no line yet: find the line that passes near the middles of most of them.
         slope, offset = _find_best_line(runs.column[is_free], runs.middle[is_free], tolerance, width)
         is_near = is_free & (np.abs(runs.middle - slope * runs.column - offset) < tolerance)
         if is_near.sum() < _LINE_SEEN_AT_LEAST * least_length:  # The lines that follow have even fewer.
@@ -1168,7 +1178,7 @@ def _find_best_line(column, middle, tolerance, width):
 def _follow_line(mask, columns, slope, offset, tolerance):
     """Where the line row = slope * column + offset is seen in mask [h, w], and where it is seen or hidden.
 
-    `columns` are those in which it is seen.  Returns two arrays, bool [w].
+    `columns` are those in which it is seen.  Returns two arrays, bool [w]: is_seen; is_inked, seen or hidden.
     """
     height, width = mask.shape
     is_seen = np.zeros(width, bool)
@@ -1179,21 +1189,22 @@ def _follow_line(mask, columns, slope, offset, tolerance):
     return is_seen, is_seen | mask[rows, every_column].any(axis=0)
 
 
-def _find_longest_stretch(is_seen, is_covered):
+def _find_longest_stretch(is_seen, is_inked):
     """The (start, end) of the longest stretch of columns that is a line, (0, 0) where there is none.
 
     The arguments are what _follow_line returns.
     """
     best = (0, 0)
-    for is_on_line, least_seen, least_covered in (
+    # Two rules: the line is mostly seen, or strokes hide it in places.
+    for is_on_line, least_seen, least_inked in (
         (is_seen, _LINE_SEEN, 0),
-        (is_covered, _LINE_SEEN_AT_LEAST, _LINE_COVERED),
+        (is_inked, _LINE_SEEN_AT_LEAST, _LINE_INKED),
     ):
         starts, ends = _split_into_stretches(is_on_line)
         seen = _count_between(is_seen, starts, ends)
-        covered = _count_between(is_covered, starts, ends)
+        inked = _count_between(is_inked, starts, ends)
         length = ends - starts
-        is_line = (seen >= least_seen * length) & (covered >= least_covered * length)
+        is_line = (seen >= least_seen * length) & (inked >= least_inked * length)
         for start, end in zip(starts[is_line], ends[is_line], strict=True):
             best = max(best, (start, end), key=lambda stretch: stretch[1] - stretch[0])
     return best
@@ -1231,7 +1242,7 @@ _FRAGMENT = 0.5
 _MOST_STROKES = 300
 
 
-def _find_strokes(contrast, threshold):
+def _find_pieces(contrast, threshold):
     """The _Components of the ink, of which `keep` are strokes of digits; raises PictureError where there are none."""
     pieces = _find_components(contrast > threshold)
     pieces.on_paper = ~_lies_beside_paper(pieces)
@@ -1246,7 +1257,7 @@ def _find_strokes(contrast, threshold):
         raise PictureError("shows a pattern rather than digits: photograph them on plain paper.")
     is_frame = _find_frames(pieces)
     pieces.keep &= ~is_frame
-    pieces.on_paper &= ~is_frame
+    pieces.on_paper &= ~is_frame  # A printed frame is no ink of the writer, of which the digits have a share.
     return pieces
 
 
@@ -1409,32 +1420,53 @@ def _lies_beside_paper(pieces):
     An outer piece is one that hardly reaches the middle of the picture.  Beside the paper lies:
     1. an outer piece that touches two sides of the picture, as a frame does.  The exception is a piece as high as the
        digits in the middle, since the picture may be cut close round a row of digits.
-    2. what ends within the strip of a table.  A wide table counts as paper (see _measure_ink), but a strip of it at the
-       rim, narrower than the window there, stands out like ink.  It is an outer piece that touches a side, has many
-       times the ink of the largest inner piece, and ends within a sixth of the picture from that side.
+    2. what _lies_on_table.
     """
     height, width = pieces.labels.shape
     left, top, right, bottom = pieces.boxes.T
     middle = pieces.labels[height // 6 : height - height // 6, width // 6 : width - width // 6]
     is_outer = pieces.sum_by(middle[middle >= 0]) < _IN_THE_MIDDLE * pieces.areas
     touches = [left <= _RIM * width, top <= _RIM * height, right >= (1 - _RIM) * width, bottom >= (1 - _RIM) * height]
-    touched = np.sum(touches, axis=0)
-    lies_beside = is_outer & (touched >= 2) & ~_is_like_digits(pieces, ~is_outer)
+    is_frame = is_outer & (np.sum(touches, axis=0) >= 2) & ~_is_like_digits(pieces, ~is_outer)
+    return is_frame | _lies_on_table(pieces, is_outer, touches)
+
+
+def _lies_on_table(pieces, is_outer, touches):
+    """bool [n]: which pieces are a strip of the table at the rim of the picture, or end within such a strip.
+
+    A wide table counts as paper.  A strip that is narrower than the window of _measure_ink stands out like ink.  A
+    piece is such a strip if it is an outer one, touches a side, has many times the ink of the largest inner piece, and
+    ends within a sixth of the picture from that side.  An example: # is such a strip.  The pen, p, ends within it, so
+    both lie on the table; the digit, d, does not.
+
+        ##p#.......
+        ##pp...ddd.
+        ####.....d.
+        ####....d..
+
+    Args:
+      pieces: all pieces, _Components.
+      is_outer: bool [n], which of them are outer ones.
+      touches: which of them touch the left side of the picture, the top, the right side and the bottom, four bool [n].
+    """
+    height, width = pieces.labels.shape
+    left, top, right, bottom = pieces.boxes.T
+    at_left, at_top, at_right, at_bottom = touches
     # A first or last digit touches one side, too, but has not many times the ink of the digits in the middle.  Where
     # all pieces are outer ones, they are compared with each other: none has many times the ink of the largest, so none
     # is a table.
     inner_areas = pieces.areas if is_outer.all() else pieces.areas[~is_outer]
-    is_table = is_outer & (touched >= 1) & (pieces.areas > _TABLE * inner_areas.max(initial=0))
-    # An example for the left side: the strip reaches from x = 0 to the right edge of the table that touches that side.
-    at_left, at_top, at_right, at_bottom = touches
+    is_table = is_outer & np.any(touches, axis=0) & (pieces.areas > _TABLE * inner_areas.max(initial=0))
+    lies_on_table = np.zeros(len(pieces.areas), bool)
+    # Left and right first: the strip at the left reaches from x = 0 to the right edge of the table there.
     for near, far, length, at_near, at_far in (
         (left, right, width, at_left, at_right),
         (top, bottom, height, at_top, at_bottom),
     ):
         first_strip_end = far[is_table & at_near & (far <= length / 6)].max(initial=0)
         last_strip_start = near[is_table & at_far & (near >= length * 5 / 6)].min(initial=length)
-        lies_beside |= (far <= first_strip_end) | (near >= last_strip_start)
-    return lies_beside
+        lies_on_table |= (far <= first_strip_end) | (near >= last_strip_start)
+    return lies_on_table
 
 
 # The digits of a row differ from their usual height by at most this share of it, and have at most so many times the ink
@@ -1498,8 +1530,8 @@ def _group_into_digits(pieces):
     owner = np.where(is_large, np.arange(len(kept)), distance.argmin(1))
     overlaps = -across > 0.5 * np.minimum.outer(widths, widths)
     is_above = overlaps & (down < _NEAR_ABOVE * typical) & is_large[:, None] & is_large[None, :]
-    for one, other in np.argwhere(is_above):  # Each pair comes twice, and each piece with itself: that does no harm.
-        owner[owner == owner[other]] = owner[one]  # The two groups become one.
+    # Each pair stands there twice, and each piece with itself: that does no harm.
+    owner = _merge(*np.nonzero(is_above), len(kept))[owner]
     belongs = is_large | (distance.min(1) < _NEAR * typical)
     return [kept[belongs & (owner == number)] for number in np.unique(owner)]
 
@@ -1539,8 +1571,8 @@ _WIDEST_NUMBER = 6
 # but its strokes stay at least so wide.
 _CUT_HEIGHT = 80
 _CUT_STROKE = 2
-# Two cuts side by side are this share of the piece's height apart.  At each place there is a cut for each slant; cuts
-# lean to the right by these shares of their height.
+# Two cuts side by side are this share of the piece's height apart.  At each place there is a cut for each slant: it
+# goes so many pixels to the right for each pixel down.
 _CUT_DISTANCE = 1 / 12
 _SLANTS = (-0.5, -0.33, -0.17, 0, 0.17, 0.33, 0.5)
 # A digit between two cuts is at least and at most so wide, as a share of the piece's height, and at least so high.
@@ -1549,8 +1581,8 @@ _LEAST_DIGIT_HEIGHT = 0.5
 # It has at least these log odds.
 _LEAST_LOG_ODDS = -1.0
 # Each digit of a row lowers the logarithm of the row's probability by the first price, so that nothing is cut without
-# need.  The second price is for each whole height of the piece that a digit is lower than the piece: the digits of a
-# number are about equally high, but a slice of any digit looks like a low 1.
+# need.  The second price is multiplied by how much lower the digit is than the piece, as a share of the piece's height:
+# the digits of a number are about equally high, but a slice of any digit looks like a low 1.
 _PRICE_OF_DIGIT = 0.5
 _PRICE_OF_LOWNESS = 4.0
 # The search goes on with this many rows.
@@ -1613,8 +1645,8 @@ def _find_best_digits(ink, log_odds, judge):
     rows = [_Row(0.0, [], _Cut(0, 0))]
     while rows:
         best = max([best, *_extend(rows, [right_edge], ink, judge)], key=lambda row: row.total)
-        rows = _extend(_choose_promising(rows, best), cuts, ink, judge)
-        rows = _choose_promising(rows, best)
+        rows = _choose_promising(rows, best)  # Where `best` has improved, fewer of them still are.
+        rows = _choose_promising(_extend(rows, cuts, ink, judge), best)
     return best.digits
 
 
@@ -1630,11 +1662,12 @@ def _choose_promising(rows, best):
 def _extend(rows, cuts, ink, judge):
     """The _Rows that are one digit longer than the `rows`, and end at one of the `cuts`."""
     height, width = ink.shape
-    piece_height = _count_rows(ink)
+    piece_height = _count_rows(ink)  # without the margin
     spans = []
     for row in rows:
         for cut in cuts:
             distance = cut.x - row.end.x
+            # Over the whole width it would be one digit, which _find_best_digits begins with.
             if distance < width and _DIGIT_WIDTHS[0] * height <= distance <= _DIGIT_WIDTHS[1] * height:
                 between = _between(ink, row.end, cut)
                 if _count_rows(between) >= _LEAST_DIGIT_HEIGHT * piece_height:
@@ -1789,11 +1822,10 @@ def _to_mnist(ink):
 
 def _fit_to_box(ink):
     """ink [h, w] cut to its strokes and scaled so that its long side is _BOX_SIDE * _FINE pixels."""
-    rows = np.flatnonzero((ink > 0.5).any(1))
-    columns = np.flatnonzero((ink > 0.5).any(0))
-    if not rows.size:
+    if not (ink > 0.5).any():
         raise PictureError(_NO_DIGIT)
-    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    left, top, right, bottom = _box_of(ink)
+    ink = ink[top:bottom, left:right]
     scale = _BOX_SIDE * _FINE / max(ink.shape)
     return np.clip(_resize(ink, *(max(1, round(side * scale)) for side in ink.shape)), 0, 1)
 
@@ -1914,8 +1946,9 @@ def _find_refusal(found, picture, class_names):
     if is_of_digits and not _is_writing(found, _measure_colourfulness(picture, found.boxes)):
         return _NO_WRITING
     # One unclear digit does not spoil a number; a picture of which most is unclear shows something else.
-    is_unclear = found.is_refused.mean() > 0.5 or found.confidence.prod() < _LEAST_CONFIDENCE_OF_NUMBER
-    if is_unclear or (is_of_digits and not _is_number(found)):
+    is_mostly_refused = found.is_refused.mean() > 0.5
+    is_improbable = found.confidence.prod() < _LEAST_CONFIDENCE_OF_NUMBER
+    if is_mostly_refused or is_improbable or (is_of_digits and not _is_number(found)):
         return _UNCLEAR
     return None
 
@@ -1929,17 +1962,19 @@ _LEAST_CONFIDENCE_OF_NUMBER = 0.0005
 # digits in a row rarely come by chance.
 _LEAST_SCORES = (-4.5, 0.1, -0.9)
 # Where all digits were cut out of one piece of ink, that piece may be a letter as well.  The cuts with the best log
-# odds were chosen out of many, and each stroke of a letter looks like a 1.  So there the limit is another one, and the
-# log odds of a stroke count for nothing.
+# odds were chosen out of many, and each stroke of a letter looks like a 1.  So there the limit is another one, and what
+# is as narrow as a 1 counts for nothing, however high its log odds are.
 _LEAST_SCORE_OF_CUT_PIECE = 0.4
+# A digit whose width is less than this share of its height is as narrow as a 1.
+_LIKE_A_ONE = 0.35
 
 
 def _is_number(found):
     """Whether the digits of a Found are clear enough to be a number."""
     count = len(found.log_odds)
     if _is_one_piece(found):
-        width, height = (found.boxes[:, 2:] - found.boxes[:, :2]).T
-        log_odds = np.where(width < _STROKE * height, np.minimum(found.log_odds, 0), found.log_odds)
+        width, height = found.sizes
+        log_odds = np.where(width < _LIKE_A_ONE * height, np.minimum(found.log_odds, 0), found.log_odds)
         least = _LEAST_SCORE_OF_CUT_PIECE
     else:
         log_odds = found.log_odds
@@ -1988,26 +2023,24 @@ _FEW_DIGITS_WEIGHTS = {
 _ROW_WEIGHTS = {
     "log odds": 3.5,  # as above
     "unlike heights": -9.4,  # the standard deviation of the logarithm of the heights
-    "narrow": -8.0,  # the share of the digits that are strokes: in a pattern everything is a 1
+    "like a 1": -8.0,  # the share of the digits that are as narrow as a 1: in a pattern everything is one
     "share of ink": 7.4,  # how much of the ink is in the digits
     "bias": -1.9,
 }
 # Several colours of ink, or of printed lines, count as no more than this.
 _MOST_COLOURFUL = 0.02
-# A digit whose width is less than this share of its height is a stroke.
-_STROKE = 0.35
 
 
 def _is_writing(found, colourfulness):
     """Whether a Found is writing, and not a drawing or a photo; `colourfulness` is _measure_colourfulness's."""
-    width, height = (found.boxes[:, 2:] - found.boxes[:, :2]).T
+    width, height = found.sizes
     features = {
         "log odds": found.log_odds.mean(),
         "thick": np.mean([strokes.thick for strokes in found.strokes]),
         "length": max(strokes.length for strokes in found.strokes),
         "colourfulness": min(colourfulness, _MOST_COLOURFUL),
         "unlike heights": np.log(height).std(),
-        "narrow": (width < _STROKE * height).mean(),
+        "like a 1": (width < _LIKE_A_ONE * height).mean(),
         "share of ink": found.share_of_ink,
         "bias": 1,
     }
@@ -2016,9 +2049,14 @@ def _is_writing(found, colourfulness):
 
 
 def _measure_strangeness(pixels, classes, model_dir):
-    """float [n]: the distances of the pixels [n, 784] to the nearest training digit of their class, int [n], in limits.
+    """How unlike each training digit of its class a digit is, float [n]; above 1 it is strange.
 
-    A distance of 1 is the limit, and what is above it is strange.
+    That is its distance to the nearest training digit of its class, divided by the limit.
+
+    Args:
+      pixels: the digits, float32 [n, 784].
+      classes: the class of each, int [n].
+      model_dir: the folder with the outlines of training digits.
     """
     known, limit = _read_outlines(model_dir)
     outlines = _get_outlines(pixels)

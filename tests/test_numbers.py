@@ -153,7 +153,7 @@ def test_where_two_printed_lines_cross_no_ink_stays():
     contrast = np.zeros([300, 500], np.float32)
     for start in (100, 200):
         contrast[start : start + 14] = contrast[:, start + 50 : start + 64] = 1
-    sheet_of_squares = mnist_app._Sheet(contrast, 0.5, (0, 0), np.zeros([0, 4]))
+    sheet_of_squares = mnist_app._View(contrast, 0.5, (0, 0), np.zeros([0, 4]))
     without = mnist_app._remove_lines(sheet_of_squares, 0.35, 50)
     assert len(without.lines) == 4 and without.contrast.max() == 0
 
@@ -374,8 +374,8 @@ def test_where_no_way_to_see_a_picture_gives_a_digit_it_gets_a_sentence(model, t
 
     def doubtful():
         picture = mnist_app.open_picture(ROOT / "pic" / "7.png")
-        return mnist_app._see_sheet(mnist_app._grey_from_colour(picture), False)
+        return mnist_app._see_picture(mnist_app._grey_from_colour(picture), False)
 
-    monkeypatch.setattr(mnist_app, "_list_sheets", lambda *_: iter([plain, doubtful]))
+    monkeypatch.setattr(mnist_app, "_list_views", lambda *_: iter([plain, doubtful]))
     with pytest.raises(mnist_app.PictureError, match="shows no digit at first"):
         mnist_app.find_digits(np.ones([50, 50, 3], np.float32), judge_alike(log_odds=-9, confidence=1))
