@@ -588,6 +588,8 @@ def _explains_more(found, best):
     """Whether a Found explains so much more than the best one before it that it is to be preferred."""
     # Where something was cut, a way that needs no cut is the simpler explanation.
     needs_no_cut = len(best.cuts) > 0 and len(found.cuts) == 0
+    if needs_no_cut and _is_one_piece(best) and len(found.log_odds) > 1 and _is_credible(found).all():
+        return True  # What made one piece of these digits was a line, for instance.
     if needs_no_cut or _is_credible(best).mean() <= 0.5:
         least_gain = 0
     elif len(found.log_odds) == len(best.log_odds):
@@ -644,6 +646,7 @@ def _list_views(grey, shows_one_digit):
 
     yield plain
     yield lambda: _without_lines(plain())
+    yield lambda: _without_lines(plain(), is_baseline=True)
     yield lambda: _see_picture(_smooth(grey), shows_one_digit)
     cut_out = _cut_sheet_out(grey)
     if cut_out is not None:
@@ -1020,12 +1023,16 @@ _SEPARATOR_SHARE = 0.9
 _MOST_LINES = 40
 
 
-def _without_lines(view):
-    """The _View without printed lines and what lies beside the paper; raises PictureError where there are no lines."""
+def _without_lines(view, is_baseline=False):
+    """The _View without printed lines and what lies beside the paper; raises PictureError where there are no lines.
+
+    In a picture that is cut close round a row of digits, their upright strokes are as long as the lines of a form.  So
+    with `is_baseline` only a single level line is taken out, on which the digits stand.
+    """
     # No line is longer than the picture, so none is thicker than this.  _list_lines compares the thickness of each line
     # with its own length.
     thickest = max(view.contrast.shape) / _LINE_LENGTH
-    without = _remove_lines(view, _LINE_SHARE, thickest)
+    without = _remove_lines(view, _LINE_SHARE, thickest, is_baseline=is_baseline)
     if len(without.lines) == len(view.lines):
         raise PictureError(_NO_DIGIT)
     beside = (view.contrast > view.threshold) & ~_find_ink_on_paper(view)
@@ -1038,14 +1045,20 @@ def _find_ink_on_paper(view):
     return pieces.mask_of(~_lies_beside_paper(pieces))
 
 
-def _remove_lines(view, least_share, thickest, least_count=1):
-    """The _View without printed lines: of forms, of ruled and squared paper; the numbers are as for _find_lines."""
+def _remove_lines(view, least_share, thickest, least_count=1, is_baseline=False):
+    """The _View without printed lines: of forms, of ruled and squared paper.
+
+    The numbers are as for _find_lines, `is_baseline` is as for _without_lines.
+    """
     ink = view.contrast > view.threshold
     if not any(_may_have_lines(turned, least_share, thickest) for turned in (ink, ink.T)):
         return view
     mask = _find_ink_on_paper(view)
     across, across_bands, across_lines = _find_lines(mask, least_share, thickest, least_count)
-    upright, upright_bands, upright_lines = _find_lines(mask.T, least_share, thickest, least_count)
+    if is_baseline and len(across_lines) != 1:
+        return view
+    least_upright = math.inf if is_baseline else least_count
+    upright, upright_bands, upright_lines = _find_lines(mask.T, least_share, thickest, least_upright)
     if len(across_lines) >= 2 and not len(upright_lines):
         share = _SEPARATOR_SHARE * _find_widest_space(across_lines) / len(mask)
         upright, upright_bands, upright_lines = _find_lines(mask.T, share, thickest, _LEAST_SEPARATORS)

@@ -91,7 +91,7 @@ def _shuffle_into_batches(serialized, num, classes, distort):
     # Shuffling (the lecture's shuffle_batch): before the parsing, since a record is smaller than its pixels as floats.
     batches_a_portion = max(1, PORTION // num)
     portion_size = batches_a_portion * num
-    capacity = MIN_AFTER_DEQUEUE + 2 * max(portion_size, READ_AT_ONCE)
+    capacity = MIN_AFTER_DEQUEUE + max(portion_size, READ_AT_ONCE)
     # shuffle_batch_join is shuffle_batch with several sources, each in a thread of its own.  A source is the list of
     # the tensors that are put into the queue together: img and label in the lecture, the serialized records alone here.
     sources = [[records] for records in serialized]

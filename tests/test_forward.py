@@ -88,6 +88,13 @@ def test_an_empty_folder_holds_no_checkpoint(tmp_path):
     assert mnist_forward.list_checkpoints(tmp_path / "missing") == []
 
 
+def test_checkpoints_that_no_file_names_are_tried_from_the_highest_step_on(tmp_path):
+    for step in (9000, 10000, 800):
+        (tmp_path / f"mnist_model-{step}.index").touch()
+    steps = [mnist_forward.get_step(path) for path in mnist_forward.list_checkpoints(tmp_path)]
+    assert steps == [10000, 9000, 800]
+
+
 def test_another_network_is_refused_with_what_differs(tmp_path):
     train_like_the_lecture(tmp_path, hidden=30)
     with pytest.raises(UserError, match=r"another network.*\[784, 30\] there and \[784, 500\] here"):

@@ -118,6 +118,36 @@ def test_a_line_through_the_feet_of_digits_is_taken_out(number, read):
     assert reading.answer.number == "304" and not reading.answer.error
 
 
+def view_of(*strokes):
+    """A _View of these strokes, each (top, bottom, left, right) in a picture of 200x400 pixels."""
+    contrast = np.zeros([200, 400], np.float32)
+    for top, bottom, left, right in strokes:
+        contrast[top:bottom, left:right] = 1
+    return mnist_app._View(contrast, 0.5, (0, 0), np.zeros([0, 4]))
+
+
+def test_the_upright_stroke_of_a_digit_on_a_line_may_be_no_line():
+    baseline = (160, 168, 0, 400)
+    stem = (20, 150, 200, 210)
+    view = view_of(baseline, stem)
+    assert len(mnist_app._without_lines(view).lines) == 2
+    without = mnist_app._without_lines(view, is_baseline=True)
+    assert len(without.lines) == 1 and not without.contrast[155:175, 10:].any()
+    assert without.contrast[20:150, 200:210].all()
+    with pytest.raises(mnist_app.PictureError):
+        mnist_app._without_lines(view_of(baseline, (60, 68, 0, 400), stem), is_baseline=True)
+
+
+def test_digits_that_a_line_joined_are_preferred_to_those_cut_out_of_it():
+    boxes = np.array([[0, 0, 20, 30], [30, 0, 50, 30]])
+    pixels, none = np.zeros([2, 784]), np.zeros([0, 4])
+    sure, clear = np.ones(2), np.zeros(2, bool)
+    cut = mnist_app.Found(pixels, boxes, np.zeros([1, 4]), none, np.array([2.0, 2.0]), sure, clear)
+    uncut = cut._replace(cuts=none, log_odds=np.array([-1.0, 1.0]))
+    assert mnist_app._explains_more(uncut, cut)
+    assert not mnist_app._explains_more(uncut._replace(log_odds=np.array([-4.0, 1.0])), cut), "one is no digit"
+
+
 def test_what_lies_round_the_sheet_does_not_count(number, read):
     table = np.random.default_rng(2).normal(60, 12, (900, 1200, 3))
     picture = Image.fromarray(np.uint8(np.clip(table, 0, 255)))
