@@ -588,8 +588,8 @@ def _explains_more(found, best):
     """Whether a Found explains so much more than the best one before it that it is to be preferred."""
     # Where something was cut, a way that needs no cut is the simpler explanation.
     needs_no_cut = len(best.cuts) > 0 and len(found.cuts) == 0
-    if needs_no_cut and _is_one_piece(best) and len(found.log_odds) > 1 and _is_credible(found).all():
-        return True  # What made one piece of these digits was a line, for instance.
+    if needs_no_cut and _is_one_piece(best) and _stand_on_line(found) and _is_credible(found).all():
+        return True
     if needs_no_cut or _is_credible(best).mean() <= 0.5:
         least_gain = 0
     elif len(found.log_odds) == len(best.log_odds):
@@ -597,6 +597,18 @@ def _explains_more(found, best):
     else:
         least_gain = _LEAST_GAIN_OF_OTHER_NUMBER
     return _sum_evidence(found) > _sum_evidence(best) + least_gain
+
+
+# A printed line goes on beyond the digits for more than this share of their height; the joined bars of two 7s do not.
+_BEYOND_DIGITS = 0.1
+
+
+def _stand_on_line(found):
+    """Whether a line that was taken out had joined the digits of a Found, two or more, to one piece of ink."""
+    beyond = _BEYOND_DIGITS * np.median(found.sizes[1])
+    start = found.boxes[:, 0].min() - beyond
+    end = found.boxes[:, 2].max() + beyond
+    return len(found.boxes) > 1 and bool(((found.lines[:, 0] < start) & (found.lines[:, 2] > end)).any())
 
 
 def _sum_evidence(found):
@@ -1503,10 +1515,9 @@ def _is_sharp(pieces, contrast):
     y, x = np.nonzero(mask & ~_erode(mask, 3, 3))
     on_contour = pieces.labels[y, x]
     # The step at a pixel of the contour is the range of the contrasts round it.
-    reach = max(3, round(_SOFT * min(mask.shape)))
-    padded = np.pad(contrast, reach, mode="edge")  # In it, offsets of 0 to 2 * reach are -reach to reach.
-    around = [padded[y + down, x + right] for down in (0, reach, 2 * reach) for right in (0, reach, 2 * reach)]
-    mean_step = pieces.sum_by(on_contour, np.ptp(around, axis=0)) / pieces.sum_by(on_contour)
+    side = 2 * max(3, round(_SOFT * min(mask.shape))) + 1
+    step = (_dilate(contrast, side, side) - _erode(contrast, side, side))[y, x]
+    mean_step = pieces.sum_by(on_contour, step) / pieces.sum_by(on_contour)
     mean_ink = pieces.sum_by(pieces.labels[mask], contrast[mask]) / pieces.areas
     return mean_step > _SHARP * mean_ink
 

@@ -143,8 +143,11 @@ def test_digits_that_a_line_joined_are_preferred_to_those_cut_out_of_it():
     pixels, none = np.zeros([2, 784]), np.zeros([0, 4])
     sure, clear = np.ones(2), np.zeros(2, bool)
     cut = mnist_app.Found(pixels, boxes, np.zeros([1, 4]), none, np.array([2.0, 2.0]), sure, clear)
-    uncut = cut._replace(cuts=none, log_odds=np.array([-1.0, 1.0]))
+    line = np.array([[-20.0, 28, 70, 28]])
+    uncut = cut._replace(cuts=none, log_odds=np.array([-1.0, 1.0]), lines=line)
     assert mnist_app._explains_more(uncut, cut)
+    joined_bars = np.array([[0.0, 2, 50, 2]])
+    assert not mnist_app._explains_more(uncut._replace(lines=joined_bars), cut), "they are strokes of the digits"
     assert not mnist_app._explains_more(uncut._replace(log_odds=np.array([-4.0, 1.0])), cut), "one is no digit"
 
 

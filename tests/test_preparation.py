@@ -177,6 +177,14 @@ def test_the_shadow_of_a_hand_is_no_digit():
         find_digits(on_paper(0.6 * blob))
 
 
+def test_the_blurred_stroke_of_a_one_is_no_shadow():
+    blurred = ImageFilter.GaussianBlur(1.1)
+    for pen in (8, 10, 12, 14):
+        one = drawn([(0, 0), (0, 1)], [(3, 0), (3, 1)], size=(1000, 750), box=(400, 300, 450, 420), pen=pen)
+        cover = np.asarray(Image.fromarray(np.uint8(one * 255)).filter(blurred), np.float32) / 255
+        assert count(on_paper(cover)) == 2, pen
+
+
 def test_loose_strokes_of_a_digit_stay_together_and_digits_apart():
     five = only(on_paper(drawn(FIVE, HAT)))
     loose = [(x + 0.05, y - 0.05) for x, y in HAT]
