@@ -439,10 +439,17 @@ def read_machine():
     return machine
 
 
+def _build_replica(args, machine, own_device):
+    """The TrainingGraph of one Machine of several; replica_device_setter places its variables on the parameter server."""
+    tasks = 1 + len(machine.cluster.as_dict().get("worker", []))
+    with tf.device(tf.train.replica_device_setter(cluster=machine.cluster, worker_device=own_device)):
+        return build_training_graph(args, machine.task, tasks)
+
+
 def backward_in_cluster(args, machine):
     """This machine's part of a training on several; returns as backward does.
 
-    1. `ps`, the parameter server, only answers: replica_device_setter places all variables on it.
+    1. `ps`, the parameter server, only answers.
     2. The chief waits for the parameter server, then initialises the variables, and restores them if it can.
     3. A worker waits until all variables are initialised.  A step that it trains before they are restored is lost.
     4. The chief and the workers read batches of their own, and each trains the same variables.  Only the chief saves.
@@ -453,10 +460,8 @@ def backward_in_cluster(args, machine):
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # `join` would not notice it.
         server.join()  # This never returns.
     is_chief = machine.job == "chief"
-    tasks = 1 + len(machine.cluster.as_dict().get("worker", []))
     own_device = f"/job:{machine.job}/task:{machine.index}"
-    with tf.device(tf.train.replica_device_setter(cluster=machine.cluster, worker_device=own_device)):
-        graph = build_training_graph(args, machine.task, tasks)
+    graph = _build_replica(args, machine, own_device)
 
     # Both functions are called later: `restore` while the last lines make the session, `save_step` during the training.
     def restore(_scaffold, sess):
@@ -464,7 +469,8 @@ def backward_in_cluster(args, machine):
         prepare_model_dir(args)
 
     def save_step(step, rate, summaries):
-        # A tf.train.Saver needs the plain session that is in the MonitoredSession: step_context.session.
+        # A tf.train.Saver needs the plain session that is in the MonitoredSession: step_context.session.  TensorFlow
+        # asks for an argument of this name.
         if is_chief:
             monitored_sess.run_step_fn(
                 lambda step_context: save(step_context.session, graph, args, step, rate, summaries)

@@ -48,8 +48,7 @@ def test(model_dir, data_dir, once=False, look_dir=None, test_set=TEST_SET):
         if not once and not mnist_forward.list_checkpoints(model_dir):
             print(f"No checkpoint in {model_dir} yet: waiting for mnist_backward.py to save one.", flush=True)
         # Neither the newest checkpoint of the last look nor the one that was evaluated then is evaluated again.  They
-        # are not the same where the newest is damaged, or where the trainer saved another one between the look and the
-        # evaluation.
+        # differ where the newest is damaged, or where the trainer saved another one in between.
         last_newest = None
         last_evaluated = None
         while True:
