@@ -440,7 +440,7 @@ def read_machine():
 
 
 def _build_replica(args, machine, own_device):
-    """The TrainingGraph of one Machine of several; replica_device_setter places its variables on the parameter server."""
+    """The TrainingGraph of one Machine of several, of which replica_device_setter places all variables on `ps`."""
     tasks = 1 + len(machine.cluster.as_dict().get("worker", []))
     with tf.device(tf.train.replica_device_setter(cluster=machine.cluster, worker_device=own_device)):
         return build_training_graph(args, machine.task, tasks)
@@ -472,9 +472,8 @@ def backward_in_cluster(args, machine):
         # A tf.train.Saver needs the plain session that is in the MonitoredSession: step_context.session.  TensorFlow
         # asks for an argument of this name.
         if is_chief:
-            monitored_sess.run_step_fn(
-                lambda step_context: save(step_context.session, graph, args, step, rate, summaries)
-            )
+            save_in = functools.partial(save, graph=graph, args=args, step=step, rate=rate, summaries=summaries)
+            monitored_sess.run_step_fn(lambda step_context: save_in(step_context.session))
 
     awaited = "the parameter server" if is_chief else "the parameter server and the chief"
     print(f"{machine.job} {machine.index} waits for {awaited}", flush=True)
