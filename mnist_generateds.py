@@ -42,7 +42,7 @@ WORLD_TEST_SET = "world_test"  # writers outside the USA, of whom the training s
 
 # ======== Reading the records through queues
 
-READ_AT_ONCE = 1000  # records a call; lecture: one, which makes reading its bottleneck
+READ_AT_ONCE = 500  # records a call; lecture: one, which makes reading its bottleneck
 SHARDS_AT_ONCE = 4  # files that are read side by side, which mixes what was written together
 MIN_AFTER_DEQUEUE = 10000  # records to draw from; lecture: 700 of 60,000, which left a batch nearly in file order
 # Training pictures are parsed and distorted in portions of several batches: every operation has a cost of its own,
