@@ -1897,8 +1897,10 @@ def _centre(ink):
 _STRANGE_SHARE = 0.002
 # The limit is at least this, also where all training pictures of each class are alike.
 _LEAST_LIMIT = 0.01
-# A picture is compared with this many training digits, and with all that were added by --add.
+# A picture is compared with so many training digits, equally many of each class, and with all that were added by
+# --add.  However many classes there are, there are at least so many of each one as the second number says.
 _OUTLINE_SAMPLES = 20000
+_OUTLINE_SAMPLES_OF_CLASS = 100
 
 
 # The log odds are a sum of features with these weights, fitted by logistic regression: whole digits of MNIST's training
@@ -2120,9 +2122,7 @@ def write_outlines(data_dir, samples, added=()):
     """
     # A sample that stood here twice would be its own neighbour.
     added = dict.fromkeys(added)
-    others = [sample for sample in dict.fromkeys(samples) if sample not in added]
-    most = min(len(others), _OUTLINE_SAMPLES)
-    some = [*added, *(others[i] for i in np.linspace(0, len(others) - 1, most).round().astype(int))]
+    some = [*added, *_choose_evenly([sample for sample in dict.fromkeys(samples) if sample not in added])]
     pixels = np.frombuffer(b"".join(pixels for pixels, _ in some), np.uint8).reshape(-1, INPUT_NODE)
     portions = np.array_split(pixels, math.ceil(len(pixels) / 1000))  # All at once would need much memory.
     outlines = np.concatenate([_get_outlines(portion / np.float32(255)) for portion in portions])
@@ -2306,6 +2306,19 @@ def _find_font(text, size):
         if font and all(_has_glyph(font, character) for character in text):
             return font
     return None
+
+
+def _choose_evenly(samples):
+    """Some samples of each class, [(784 bytes, class number), ...], as many as _OUTLINE_SAMPLES says."""
+    of_class = collections.defaultdict(list)
+    for sample in samples:
+        of_class[sample[1]].append(sample)
+    most = max(_OUTLINE_SAMPLES // max(len(of_class), 1), _OUTLINE_SAMPLES_OF_CLASS)
+    chosen = []
+    for own in of_class.values():
+        places = np.linspace(0, len(own) - 1, min(most, len(own)))
+        chosen += [own[i] for i in places.round().astype(int)]
+    return chosen
 
 
 @functools.cache

@@ -155,12 +155,25 @@ def test_a_sheet_with_a_label_of_thirty_digits_makes_thirty_samples(sources, dig
 def test_each_added_digit_is_known_however_many_others_there_are(sources, tmp_path, monkeypatch):
     samples = sources[1]["train"]
     monkeypatch.setattr(mnist_app, "_OUTLINE_SAMPLES", 10)
+    monkeypatch.setattr(mnist_app, "_OUTLINE_SAMPLES_OF_CLASS", 1)
     mnist_app.write_outlines(tmp_path, samples + 2 * samples[:25], samples[:25])
     with np.load(tmp_path / "outlines.npz") as file:
         known = {outline.tobytes() for outline in file["outlines"]}
     pixels = np.frombuffer(b"".join(pixels for pixels, _ in samples[:25]), np.uint8).reshape(25, 784)
     added = mnist_app._get_outlines(pixels / np.float32(255)).astype(np.float16)
     assert len(known) == 35 and {outline.tobytes() for outline in added} <= known
+
+
+def test_of_a_rare_class_as_many_digits_are_known_as_of_a_common_one(digits, tmp_path, monkeypatch):
+    ((images, _), _) = digits
+    pictures = [image.tobytes() for image in images[:230]]
+    samples = [(pixels, 0) for pixels in pictures[:200]] + [(pixels, 1) for pixels in pictures[200:]]
+    for most, of_class, known in ((40, 1, [20, 20]), (40, 25, [25, 25]), (100, 1, [50, 30])):
+        monkeypatch.setattr(mnist_app, "_OUTLINE_SAMPLES", most)
+        monkeypatch.setattr(mnist_app, "_OUTLINE_SAMPLES_OF_CLASS", of_class)
+        mnist_app.write_outlines(tmp_path, samples)
+        with np.load(tmp_path / "outlines.npz") as file:
+            assert np.bincount(file["classes"]).tolist() == known
 
 
 def test_a_class_of_pictures_that_are_all_alike_makes_no_other_strange(sources, tmp_path):
