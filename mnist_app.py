@@ -488,8 +488,10 @@ _ONE_DIGIT_SIDE = 40
 # A small picture is enlarged by a whole number until its longest side is at least so many pixels: a 28x28 picture four
 # times.  A stroke is then several pixels wide and has edges.
 _ENLARGED_SIDE = 112
-# What is smaller than this share of the picture is a blot, or too far away to be read.
+# What is smaller than this share of the picture is a blot, or too far away to be read ...
 _SMALLEST = 1 / 30
+# ... unless it is at least this share of the usual size of the digits in the picture.
+_HARDLY_SMALLER = 0.75
 
 
 class Found(NamedTuple):
@@ -703,9 +705,12 @@ def _read_view(view, shows_one_digit, judge):
     pieces = _find_pieces(view.contrast, view.threshold)
     groups = [np.flatnonzero(pieces.keep)] if shows_one_digit else _group_into_digits(pieces)
     smallest = _SMALLEST * max(view.contrast.shape)
-    groups = [group for group in groups if max(pieces.size_of(group)) >= smallest]
-    if not groups:
+    sizes = np.array([max(pieces.size_of(group)) for group in groups])
+    if sizes.max() < smallest:
         raise PictureError("shows no digit, only a dot: come nearer with the camera.")
+    # Where some are large enough, others that are hardly smaller are digits, too.
+    least = min(smallest, _HARDLY_SMALLER * np.median(sizes))
+    groups = [group for group, size in zip(groups, sizes, strict=True) if size >= least]
     parts = [_make_part(view.contrast, pieces, group) for group in groups]
     if judge is not None:
         loose_groups = [] if shows_one_digit else _list_loose_digits(pieces, groups)
@@ -793,7 +798,7 @@ _LOOSE_HEIGHT = 0.3
 def _list_loose_digits(pieces, groups):
     """What belongs to no group of _read_view although it may be a small or a broken digit.
 
-    Those are pieces that _group_into_digits drops, and groups that are smaller than _SMALLEST: beside larger digits
+    Those are pieces that _group_into_digits drops, and groups that are too small for _read_view: beside larger digits
     they are no blots by themselves.  Returns a list of int arrays, the numbers of the pieces of each.
     """
     kept = np.flatnonzero(pieces.keep)

@@ -173,6 +173,15 @@ def test_a_small_zero_between_large_digits_is_a_digit(number, read):
     assert read(on_sheet(placed)).answer.number == "402"
 
 
+def test_a_digit_that_is_hardly_smaller_than_the_others_is_a_digit(number):
+    """Of a page the smallest digits may be just below the size that a digit has at least."""
+    placed = [piece for top in (60, 300) for piece in number("2222", gap=80, height=32, top=top)]
+    placed += number("2", height=26, left=700, top=64) + number("2", height=12, left=800, top=70)
+    picture = np.asarray(on_sheet(placed, size=(870, 400)), np.float32) / 255
+    heights = mnist_app.find_digits(picture).sizes[1]
+    assert len(heights) == 9 and heights.min() < 29
+
+
 def test_a_digit_that_is_broken_in_two_halves_is_a_digit(number, read):
     placed = number("4", height=160) + number("0", height=130, left=330, top=95) + number("2", height=160, left=560)
     picture = on_sheet(placed)
