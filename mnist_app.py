@@ -1291,19 +1291,40 @@ def _find_pieces(contrast, threshold):
     return pieces
 
 
+# A frame round one digit is at most so many times as wide as high, and one hole is at least this share of what it
+# encloses.  The cells of a form are smaller.
+_WIDEST_FRAME = 1.5
+_HOLE_SHARE = 0.5
+# What is narrower than the first share of its height, round a single stroke, is a 0 with a slash in it.  A stroke whose
+# length (see _Strokes) is less than the second number is a single one.
+_ZERO_WIDTH = 0.8
+_SINGLE_STROKE = 1.45
+
+
 def _find_frames(pieces):
     """bool [n]: which pieces go round one digit, as a box or a circle: round one piece at least _FRAGMENT as high."""
     is_frame = np.zeros(len(pieces.areas), bool)
     left, top, right, bottom = pieces.boxes.T
-    for i in np.flatnonzero(pieces.keep):
+    for i in np.flatnonzero(pieces.keep & (pieces.widths <= _WIDEST_FRAME * pieces.heights)):
         is_inside = (left > left[i]) & (top > top[i]) & (right < right[i]) & (bottom < bottom[i])
         inner = np.flatnonzero(is_inside & pieces.keep & (pieces.heights >= _FRAGMENT * pieces.heights[i]))
         if inner.size == 1:  # A box round several digits may touch another one, so it is left to _remove_lines.
-            # The box of a 7 may hold a 1 that stands under its arm.  What is in a frame lies in its hole, too.
             labels = pieces.labels[top[i] : bottom[i], left[i] : right[i]]
-            enclosed = _fill_holes(labels == i)
-            is_frame[i] = enclosed[labels == inner].all()
+            is_frame[i] = _is_round_one_digit(labels == i, labels == inner)
     return is_frame
+
+
+def _is_round_one_digit(frame, inner):
+    """Whether a piece of ink, bool [h, w], is a frame round another one, bool [h, w], that is a whole digit."""
+    is_zero = frame.shape[1] < _ZERO_WIDTH * frame.shape[0] and _measure_strokes(inner).length < _SINGLE_STROKE
+    # The box of a 7 may hold a 1 that stands under its arm.  What is in a frame lies in its hole, too.
+    ground = _find_components(~np.pad(frame, 1))
+    outside = ground.labels[0, 0]
+    holes = np.unique(ground.labels[1:-1, 1:-1][inner])
+    if is_zero or len(holes) != 1 or holes[0] == outside:
+        return False
+    enclosed = frame.size - frame.sum() - (ground.labels[1:-1, 1:-1] == outside).sum()
+    return ground.areas[holes[0]] >= _HOLE_SHARE * enclosed
 
 
 class _Components:

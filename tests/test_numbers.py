@@ -87,6 +87,32 @@ def test_a_frame_round_a_digit_is_left_out(number, read):
         assert left > 345 and top > 55 and right < 555 and bottom < 265
 
 
+@pytest.mark.parametrize("width, is_frame", [(140, False), (220, True)])
+def test_a_narrow_ring_round_a_slash_is_a_zero_and_no_frame(width, is_frame):
+    picture = Image.new("L", (500, 340))
+    ImageDraw.Draw(picture).ellipse([150, 60, 150 + width, 280], outline=255, width=14)
+    ImageDraw.Draw(picture).line([(118 + width / 2, 225), (182 + width / 2, 108)], 255, 13)
+    pieces = mnist_app._find_components(np.asarray(picture) > 128)
+    assert mnist_app._find_frames(pieces)[0] == is_frame
+
+
+def test_a_form_whose_lines_touch_all_digits_but_one_is_no_frame_round_it():
+    mask = np.zeros([200, 320], bool)
+    for side in (slice(20, 26), slice(174, 180)):
+        mask[side, 20:300] = True
+    for side in (slice(20, 26), slice(294, 300)):
+        mask[20:180, side] = True
+    mask[60:140, 60:70] = True  # a digit
+    narrow = mask.copy()
+    narrow[:, 200:] = False
+    narrow[20:180, 194:200] = True
+    for picture, is_frame in ((mask, False), (narrow, True)):
+        pieces = mnist_app._find_components(picture)
+        assert mnist_app._find_frames(pieces).any() == is_frame, "a wide one may hold more digits, which touch it"
+    narrow[20:180, 100:106] = True  # another cell
+    assert not mnist_app._find_frames(mnist_app._find_components(narrow)).any()
+
+
 def test_a_digit_that_reaches_over_another_is_no_frame(read):
     picture = on_sheet([])
     draw_lines(picture, [(300, 80), (520, 80), (420, 290)], width=14)  # a 7, whose box holds ...
