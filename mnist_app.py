@@ -29,6 +29,7 @@ import tempfile
 import textwrap
 import threading
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -643,8 +644,8 @@ class _View(NamedTuple):
 
     contrast: np.ndarray  # float32 [h, w], 1 = black on white
     threshold: float  # the contrast above which a pixel is ink
-    corner: tuple  # left and top of `contrast` in the picture
     lines: np.ndarray  # the printed lines that were taken out, float [l, 4]
+    to_picture: Callable  # turns points of the view, x and y, float [p, 2], into points of the picture
 
 
 def _list_views(grey, shows_one_digit):
@@ -661,6 +662,7 @@ def _list_views(grey, shows_one_digit):
     yield plain
     yield lambda: _without_lines(plain())
     yield lambda: _without_lines(plain(), is_baseline=True)
+    yield lambda: _turn_level(plain())
     yield lambda: _see_picture(_smooth(grey), shows_one_digit)
     cut_out = _cut_sheet_out(grey)
     if cut_out is not None:
@@ -669,10 +671,57 @@ def _list_views(grey, shows_one_digit):
         @functools.cache
         def on_sheet():
             seen = _see_picture(grey_of_sheet, shows_one_digit)
-            return seen._replace(contrast=np.where(outside, 0, seen.contrast), corner=corner)
+            contrast = np.where(outside, 0, seen.contrast)
+            return seen._replace(contrast=contrast, to_picture=lambda points: points + corner)
 
         yield on_sheet
         yield lambda: _without_lines(on_sheet())
+
+
+# Rows that lean by fewer degrees than this are level.
+_LEAST_LEAN = 5
+# From the middle of a digit to that of the next one in its row it is at most so many heights of a digit.
+_NEXT_IN_ROW = 2.5
+
+
+def _turn_level(view):
+    """A _View turned so that its rows of digits are level; raises PictureError where they are level already."""
+    lean = _measure_lean(view)
+    if abs(lean) < _LEAST_LEAN:
+        raise PictureError(_NO_DIGIT)
+    image = Image.fromarray(np.ascontiguousarray(view.contrast, np.float32))
+    turned = image.rotate(lean, Image.Resampling.BILINEAR, expand=True)
+    # The middle of the picture stays the middle.  Turned back, the point (1, 0) beside it becomes (cos, sin).
+    cos = math.cos(math.radians(lean))
+    sin = math.sin(math.radians(lean))
+    turn_back = np.array([[cos, sin], [-sin, cos]])
+    old_middle = np.array(image.size) / 2
+    new_middle = np.array(turned.size) / 2
+
+    def to_picture(points):
+        return view.to_picture((points - new_middle) @ turn_back + old_middle)
+
+    lines = ((view.lines.reshape(-1, 2) - old_middle) @ turn_back.T + new_middle).reshape(-1, 4)
+    return view._replace(contrast=np.asarray(turned), lines=lines, to_picture=to_picture)
+
+
+def _measure_lean(view):
+    """By how many degrees the rows of digits in a _View lean down to the right; 0 where fewer than three are in a row.
+
+    That is the median of the directions from each digit to the nearest one to the right of it.
+    """
+    pieces = _find_pieces(view.contrast, view.threshold)
+    boxes = np.array([pieces.frame_of(group) for group in _group_into_digits(pieces)])
+    x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T
+    across = x[None, :] - x[:, None]  # [n, n], from the first digit to the second one
+    down = y[None, :] - y[:, None]
+    distance = np.where(np.abs(down) < across, np.hypot(across, down), np.inf)
+    is_near = distance.min(axis=1) <= _NEXT_IN_ROW * np.median(boxes[:, 3] - boxes[:, 1])
+    if is_near.sum() < 2:
+        return 0
+    one = np.flatnonzero(is_near)
+    other = distance[one].argmin(axis=1)
+    return np.median(np.degrees(np.arctan2(down, across)[one, other]))
 
 
 def _smooth(grey):
@@ -691,7 +740,7 @@ def _see_picture(grey, shows_one_digit):
     contrast, threshold = _measure_ink(grey if _is_ink_dark(grey) else -grey)
     if shows_one_digit:  # So few pixels are mostly edges, and an edge lies where the contrast is half the full ink's.
         threshold = np.percentile(contrast, 99.5) / 2
-    view = _View(contrast, threshold, (0, 0), np.zeros([0, 4]))
+    view = _View(contrast, threshold, np.zeros([0, 4]), to_picture=lambda points: points)
     return _remove_lines(view, _RULING_SHARE, max(3, _RULING_THICKNESS * min(grey.shape)), least_count=2)
 
 
@@ -723,18 +772,31 @@ def _read_view(view, shows_one_digit, judge):
         parts = [one for part in parts for one in _split(part, judge)]
     order = _reading_order(np.array([part.box for part in parts]))
     parts = [parts[i] for i in order]
-    corner = np.array([*view.corner, *view.corner])
+    cuts = np.reshape([part.cut for part in parts if part.cut is not None], [-1, 4])
     return Found(
         np.stack([part.pixels for part in parts]),
-        np.array([part.box for part in parts]) + corner,
-        np.reshape([part.cut for part in parts if part.cut is not None], [-1, 4]) + corner,
-        view.lines + corner,
+        _place_boxes(view, np.array([part.box for part in parts])),
+        _place_ends(view, cuts),
+        _place_ends(view, view.lines),
         np.array([part.log_odds for part in parts]),
         np.array([part.confidence for part in parts]),
         np.array([part.is_refused for part in parts]),
         strokes,
         sum(each.area for each in strokes) / pieces.areas[pieces.on_paper].sum(),
     )
+
+
+def _place_ends(view, ends):
+    """The ends of lines in a _View, x, y, x, y, float [l, 4], in pixels of the picture."""
+    return view.to_picture(ends.reshape(-1, 2)).reshape(-1, 4)
+
+
+def _place_boxes(view, boxes):
+    """The boxes in a _View, float [n, 4], in pixels of the picture; round a turned box its upright box."""
+    left, top, right, bottom = boxes.T
+    corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])  # [4, 2, n]
+    placed = view.to_picture(corners.transpose(2, 0, 1).reshape(-1, 2)).reshape(-1, 4, 2)
+    return np.concatenate([placed.min(axis=1), placed.max(axis=1)], axis=1)
 
 
 class _Part(NamedTuple):

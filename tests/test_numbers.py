@@ -149,7 +149,7 @@ def view_of(*strokes):
     contrast = np.zeros([200, 400], np.float32)
     for top, bottom, left, right in strokes:
         contrast[top:bottom, left:right] = 1
-    return mnist_app._View(contrast, 0.5, (0, 0), np.zeros([0, 4]))
+    return mnist_app._View(contrast, 0.5, np.zeros([0, 4]), lambda points: points)
 
 
 def test_the_upright_stroke_of_a_digit_on_a_line_may_be_no_line():
@@ -194,6 +194,37 @@ def test_grain_as_strong_as_a_pencil_is_smoothed(number, read):
     assert read(Image.fromarray(np.uint8(np.clip(picture, 0, 255)))).answer.number == "308"
 
 
+def test_a_row_that_leans_is_turned_level(number, read):
+    picture = on_sheet(number("23845", height=120, gap=30), size=(1020, 300))
+    lean = 33
+    leaning = picture.rotate(-lean, Image.Resampling.BICUBIC, expand=True, fillcolor=(238, 234, 224))
+    reading = read(leaning)
+    assert reading.answer.number == "23845" and not reading.answer.error
+    # The boxes lie in the picture as it is: from one digit to the next they go down as the row does.
+    middles = (reading.found.boxes[:, :2] + reading.found.boxes[:, 2:]) / 2
+    across, down = (middles[-1] - middles[0]) / 4
+    assert abs(np.degrees(np.arctan2(down, across)) - lean) < 4
+    ink = np.argwhere(np.asarray(leaning.convert("L")) < 120)[:, ::-1]
+    assert np.abs(reading.found.boxes[:, :2].min(0) - ink.min(0)).max() < 30
+    assert np.abs(reading.found.boxes[:, 2:].max(0) - ink.max(0)).max() < 30
+
+
+def test_a_turned_view_says_where_its_points_are_in_the_picture():
+    contrast = np.zeros([300, 400], np.float32)
+    for x, y in ((80, 80), (200, 130), (320, 180)):
+        contrast[y - 30 : y + 30, x - 10 : x + 10] = 1
+    ruling = np.array([[10.0, 20, 390, 60]])
+    view = mnist_app._View(contrast, 0.5, ruling, lambda points: points + [7, 9])
+    turned = mnist_app._turn_level(view)
+    assert np.allclose(mnist_app._place_ends(turned, turned.lines), [[17, 29, 397, 69]])
+    rows, columns = np.nonzero(turned.contrast > 0.5)
+    assert np.ptp(rows) < 90, "the three strokes stand in a row"
+    [middle] = turned.to_picture(np.array([[columns.mean(), rows.mean()]]))
+    assert np.abs(middle - (207, 139)).max() < 2
+    with pytest.raises(mnist_app.PictureError):
+        mnist_app._turn_level(view._replace(contrast=contrast[50:110]))
+
+
 def test_a_small_zero_between_large_digits_is_a_digit(number, read):
     placed = number("4", height=160) + number("0", height=70, left=330, top=150) + number("2", height=160, left=560)
     assert read(on_sheet(placed)).answer.number == "402"
@@ -221,7 +252,7 @@ def test_where_two_printed_lines_cross_no_ink_stays():
     contrast = np.zeros([300, 500], np.float32)
     for start in (100, 200):
         contrast[start : start + 14] = contrast[:, start + 50 : start + 64] = 1
-    sheet_of_squares = mnist_app._View(contrast, 0.5, (0, 0), np.zeros([0, 4]))
+    sheet_of_squares = mnist_app._View(contrast, 0.5, np.zeros([0, 4]), lambda points: points)
     without = mnist_app._remove_lines(sheet_of_squares, 0.35, 50)
     assert len(without.lines) == 4 and without.contrast.max() == 0
 
