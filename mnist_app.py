@@ -1095,9 +1095,15 @@ _LINE_GAP = 0.1
 _STEEPEST = 0.12
 _LINE_SLOPES = np.linspace(-_STEEPEST, _STEEPEST, 49)
 # Between two level lines of a form stand separators, at least so many, each as long as this share of the space between
-# these lines.  Fewer may be 1s.
+# these lines.  Fewer may be 1s.  Between the end of a separator and the level line there is hardly any paper, at most
+# this share of the separator's length.
 _LEAST_SEPARATORS = 3
 _SEPARATOR_SHARE = 0.9
+_SEPARATOR_GAP = 0.05
+# The sides of a box are this many times as long as thick, and go from the end of one level line to that of another, no
+# further away than this share of their length.
+_SIDE_LENGTH = 5
+_SIDE_GAP = 0.15
 # At most this many lines, and rows of strokes that look like one, are looked at in each direction.
 _MOST_LINES = 40
 
@@ -1140,7 +1146,12 @@ def _remove_lines(view, least_share, thickest, least_count=1, is_baseline=False)
     upright, upright_bands, upright_lines = _find_lines(mask.T, least_share, thickest, least_upright)
     if len(across_lines) >= 2 and not len(upright_lines):
         share = _SEPARATOR_SHARE * _find_widest_space(across_lines) / len(mask)
-        upright, upright_bands, upright_lines = _find_lines(mask.T, share, thickest, _LEAST_SEPARATORS)
+        is_separator = functools.partial(_is_separator, mask.T, across_lines)
+        found = _find_lines(mask.T, share, thickest, _LEAST_SEPARATORS, is_separator)
+        if not len(found[2]):
+            is_side = functools.partial(_is_side, across_lines)
+            found = _find_lines(mask.T, share, thickest, 2, is_side, times_as_long=_SIDE_LENGTH)
+        upright, upright_bands, upright_lines = found
     lines = np.concatenate([across_lines, upright_lines[:, [1, 0, 3, 2]]])
     if not len(lines):
         return view
@@ -1190,7 +1201,7 @@ def _find_runs(mask, thickest):
     return _Runs(*(values[is_thin] for values in (column, start, end, (start + end) / 2, thickness)))
 
 
-def _find_lines(mask, least_share, thickest, least_count=1):
+def _find_lines(mask, least_share, thickest, least_count=1, is_wanted=None, times_as_long=_LINE_LENGTH):
     """Find nearly horizontal straight lines in mask [h, w], by a Hough transform of the middles of its thin runs.
 
     Args:
@@ -1198,6 +1209,8 @@ def _find_lines(mask, least_share, thickest, least_count=1):
       least_share: a line is at least as long as this share of the width ...
       thickest: ... and at most so many pixels thick.
       least_count: fewer lines than these are none, since a single one may be a 1.
+      is_wanted: a function of a _Line that says whether it counts; without it all do.
+      times_as_long: a line is at least so many times as long as thick.
 
     Returns (bool [h, w], the pixels of the lines, without the strokes that cross them; bool [h, w], the full band of
     each line, also where something crosses it; their ends, float [l, 4]).
@@ -1207,8 +1220,11 @@ def _find_lines(mask, least_share, thickest, least_count=1):
     on_line = np.zeros_like(mask)
     bands = np.zeros_like(mask)
     lines = []
-    for is_line, left, right in _list_lines(mask, runs, least_share * width):
+    for is_line, left, right in _list_lines(mask, runs, least_share * width, times_as_long):
         slope, offset = np.polyfit(runs.column[is_line], runs.middle[is_line], 1)
+        line = _Line(left, right, runs.column[is_line].min(), runs.column[is_line].max(), slope, offset)
+        if is_wanted and not is_wanted(line):
+            continue
         usual = np.median(runs.thickness[is_line])
         # Of the runs near the line, those of about its usual thickness are its ink.  A much thicker one belongs to a
         # stroke that crosses the line, and stays.
@@ -1223,8 +1239,49 @@ def _find_lines(mask, least_share, thickest, least_count=1):
     return on_line, bands, np.reshape(lines, [-1, 4])
 
 
-def _list_lines(mask, runs, least_length):
-    """Yield each line that the _Runs of mask [h, w] make: (bool [r], which runs are its; its first column; its end)."""
+class _Line(NamedTuple):
+    """A straight line, row = slope * column + offset, that is seen in places and hidden by strokes in others."""
+
+    start: int  # the first column
+    end: int  # the column after the last one
+    first_seen: int  # the first column in which it is seen
+    last_seen: int
+    slope: float
+    offset: float
+
+
+def _is_separator(mask, level_lines, line):
+    """Whether a _Line of mask [w, h], which is upright in the picture, goes to a level line at each of its ends.
+
+    The level lines are given by their ends in the picture, x, y, x, y, float [k, 4].
+    """
+    left, left_y, right, right_y = level_lines.T
+    most_paper = max(3, _SEPARATOR_GAP * (line.end - line.start))
+    for end, seen in ((line.start, line.first_seen), (line.end, line.last_seen)):
+        x = line.slope * end + line.offset
+        level_ys = left_y + (right_y - left_y) / (right - left) * (x - left)
+        nearest = level_ys[np.abs(level_ys - end).argmin()]
+        first, last = sorted((seen, round(nearest)))
+        between = mask[max(round(x) - 1, 0) : round(x) + 2, max(first, 0) : last]
+        paper = (~between.any(axis=0)).sum()
+        if paper > most_paper or abs(nearest - end) > most_paper:
+            return False
+    return True
+
+
+def _is_side(level_lines, line):
+    """Whether a _Line, which is upright in the picture, goes between the ends of level lines, as for _is_separator."""
+    near = _SIDE_GAP * (line.end - line.start)
+    corners = level_lines.reshape(-1, 2)
+    ends = np.array([[line.slope * row + line.offset, row] for row in (line.start, line.end)])
+    return bool((np.abs(corners - ends[:, None]).max(axis=2).min(axis=1) <= near).all())
+
+
+def _list_lines(mask, runs, least_length, times_as_long):
+    """Yield each line that the _Runs of mask [h, w] make: (bool [r], which runs are its; its first column; its end).
+
+    It is at least `least_length` pixels long, and `times_as_long` times as long as thick.
+    """
     height, width = mask.shape
     tolerance = max(2.0, height / 150)  # A printed line is straight to within this many pixels.
     is_free = np.ones(len(runs.column), bool)
@@ -1237,7 +1294,7 @@ def _list_lines(mask, runs, least_length):
         left, right = _find_longest_stretch(*_follow_line(mask, runs.column[is_near], slope, offset, tolerance))
         is_line = is_near & (runs.column >= left) & (runs.column < right)
         usual = np.median(runs.thickness[is_line]) if is_line.any() else np.inf
-        if right - left >= max(least_length, _LINE_LENGTH * usual):
+        if right - left >= max(least_length, times_as_long * usual):
             is_free &= ~is_line
             yield is_line, left, right
         else:
@@ -2228,6 +2285,19 @@ def write_outlines(data_dir, samples, added=()):
         np.savez_compressed(file, outlines=outlines.astype(np.float16), classes=classes, strange=limit)
 
 
+def _choose_evenly(samples):
+    """Some samples of each class, [(784 bytes, class number), ...], as many as _OUTLINE_SAMPLES says."""
+    of_class = collections.defaultdict(list)
+    for sample in samples:
+        of_class[sample[1]].append(sample)
+    most = max(_OUTLINE_SAMPLES // max(len(of_class), 1), _OUTLINE_SAMPLES_OF_CLASS)
+    chosen = []
+    for own in of_class.values():
+        places = np.linspace(0, len(own) - 1, min(most, len(own)))
+        chosen += [own[i] for i in places.round().astype(int)]
+    return chosen
+
+
 @functools.cache
 def _read_outlines(model_dir):
     """(the outlines of each class, {class number: float32 [m, 196]}; the limit of the distance) of a model folder.
@@ -2394,19 +2464,6 @@ def _find_font(text, size):
         if font and all(_has_glyph(font, character) for character in text):
             return font
     return None
-
-
-def _choose_evenly(samples):
-    """Some samples of each class, [(784 bytes, class number), ...], as many as _OUTLINE_SAMPLES says."""
-    of_class = collections.defaultdict(list)
-    for sample in samples:
-        of_class[sample[1]].append(sample)
-    most = max(_OUTLINE_SAMPLES // max(len(of_class), 1), _OUTLINE_SAMPLES_OF_CLASS)
-    chosen = []
-    for own in of_class.values():
-        places = np.linspace(0, len(own) - 1, min(most, len(own)))
-        chosen += [own[i] for i in places.round().astype(int)]
-    return chosen
 
 
 @functools.cache

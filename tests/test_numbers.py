@@ -137,6 +137,42 @@ def test_the_separators_of_a_form_are_no_ones_where_the_picture_is_cut_close(num
     assert reading.answer.number == "2046" and len(reading.found.lines) == 6
 
 
+def test_ones_between_the_lines_of_ruled_paper_are_no_separators(read):
+    picture = on_sheet([], size=(900, 500))
+    draw_lines(picture, *[[(0, y), (900, y)] for y in range(60, 500, 80)], width=2)
+    ones = [[(x, 142), (x, 214)] for x in (200, 350, 500)]
+    reading = read(draw_lines(picture, *ones, width=8))
+    assert len(reading.found.boxes) == 3
+
+
+def test_a_separator_goes_to_a_level_line_at_both_ends():
+    level_lines = np.array([[0.0, 10, 100, 20], [0, 110, 100, 120]])  # They lean a little.
+    seen_and_hidden = mnist_app._Line(15, 115, first_seen=30, last_seen=100, slope=0.0, offset=50.0)
+    for top, bottom, is_separator in ((15, 115, True), (18, 112, True), (25, 115, False), (15, 105, False)):
+        mask = np.zeros([100, 130], bool)
+        mask[49:52, top:bottom] = True
+        assert mnist_app._is_separator(mask, level_lines, seen_and_hidden) == is_separator
+    beside_ink = seen_and_hidden._replace(start=25, end=105)
+    assert not mnist_app._is_separator(np.ones([100, 130], bool), level_lines, beside_ink)
+
+
+def test_the_two_sides_of_a_box_are_taken_out_however_thick_and_short(number, read):
+    placed = number("304", gap=30)
+    top, bottom, right = 62, 262, placed[-1][1] + placed[-1][0].shape[1] + 20
+    box = [(60, top), (right, top), (right, bottom), (60, bottom), (60, top - 7)]
+    reading = read(draw_lines(on_sheet(placed), box, width=16))
+    assert reading.answer.number == "304" and len(reading.found.lines) == 4
+    level_lines = np.array([[60.0, 62, 600, 62], [60, 262, 600, 262]])
+    for x, start, end, is_side in (
+        (65, 62, 262, True),
+        (590, 70, 255, True),
+        (300, 62, 262, False),
+        (65, 62, 200, False),
+    ):
+        line = mnist_app._Line(start, end, start, end, slope=0.0, offset=x)
+        assert mnist_app._is_side(level_lines, line) == is_side
+
+
 def test_a_line_through_the_feet_of_digits_is_taken_out(number, read):
     placed = number("304", gap=50)
     foot = placed[0][2] + placed[0][0].shape[0] - 22
