@@ -542,6 +542,9 @@ def find_digits(picture, judge=None):
         grey = np.pad(grey, margin, constant_values=np.median(rim))
     best = _find_best(grey, shows_one_digit, judge)
     in_picture = {name: (getattr(best, name) - margin) / factor for name in ("boxes", "cuts", "lines")}
+    # The upright box round a turned one may go beyond the picture.
+    height, width = picture.shape[:2]
+    in_picture["boxes"] = np.clip(in_picture["boxes"], 0, [width, height, width, height])
     return best._replace(**in_picture)
 
 
@@ -645,7 +648,7 @@ class _View(NamedTuple):
     contrast: np.ndarray  # float32 [h, w], 1 = black on white
     threshold: float  # the contrast above which a pixel is ink
     lines: np.ndarray  # the printed lines that were taken out, float [l, 4]
-    to_picture: Callable  # turns points of the view, x and y, float [p, 2], into points of the picture
+    to_picture: Callable  # converts points of the view, x and y, float [p, 2], to points of the picture
 
 
 def _list_views(grey, shows_one_digit):
@@ -662,7 +665,8 @@ def _list_views(grey, shows_one_digit):
     yield plain
     yield lambda: _without_lines(plain())
     yield lambda: _without_lines(plain(), is_baseline=True)
-    yield lambda: _turn_level(plain())
+    if not shows_one_digit:
+        yield lambda: _turn_level(plain())
     yield lambda: _see_picture(_smooth(grey), shows_one_digit)
     cut_out = _cut_sheet_out(grey)
     if cut_out is not None:
@@ -689,7 +693,8 @@ def _turn_level(view):
     lean = _measure_lean(view)
     if abs(lean) < _LEAST_LEAN:
         raise PictureError(_NO_DIGIT)
-    image = Image.fromarray(np.ascontiguousarray(view.contrast, np.float32))
+    # What lies beside the paper is known by the rim of the picture, which is not that of the turned one.
+    image = Image.fromarray(np.where(_find_ink_beside_paper(view), 0, view.contrast).astype(np.float32))
     turned = image.rotate(lean, Image.Resampling.BILINEAR, expand=True)
     # The middle of the picture stays the middle.  Turned back, the point (1, 0) beside it becomes (cos, sin).
     cos = math.cos(math.radians(lean))
@@ -706,9 +711,10 @@ def _turn_level(view):
 
 
 def _measure_lean(view):
-    """By how many degrees the rows of digits in a _View lean down to the right; 0 where fewer than three are in a row.
+    """By how many degrees the rows of digits in a _View lean down to the right.
 
-    That is the median of the directions from each digit to the nearest one to the right of it.
+    That is the median of the directions from each digit to the nearest one to the right of it; 0 where fewer than two
+    digits have one, since a single direction says little.
     """
     pieces = _find_pieces(view.contrast, view.threshold)
     boxes = np.array([pieces.frame_of(group) for group in _group_into_digits(pieces)])
@@ -758,7 +764,7 @@ def _read_view(view, shows_one_digit, judge):
     if sizes.max() < smallest:
         raise PictureError("shows no digit, only a dot: come nearer with the camera.")
     # Where some are large enough, others that are hardly smaller are digits, too.
-    least = min(smallest, _HARDLY_SMALLER * np.median(sizes))
+    least = min(smallest, _HARDLY_SMALLER * np.median(sizes[sizes >= smallest]))
     groups = [group for group, size in zip(groups, sizes, strict=True) if size >= least]
     parts = [_make_part(view.contrast, pieces, group) for group in groups]
     if judge is not None:
@@ -793,9 +799,8 @@ def _place_ends(view, ends):
 
 def _place_boxes(view, boxes):
     """The boxes in a _View, float [n, 4], in pixels of the picture; round a turned box its upright box."""
-    left, top, right, bottom = boxes.T
-    corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])  # [4, 2, n]
-    placed = view.to_picture(corners.transpose(2, 0, 1).reshape(-1, 2)).reshape(-1, 4, 2)
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)  # four of each box
+    placed = view.to_picture(corners).reshape(-1, 4, 2)
     return np.concatenate([placed.min(axis=1), placed.max(axis=1)], axis=1)
 
 
@@ -1095,12 +1100,12 @@ _LINE_GAP = 0.1
 _STEEPEST = 0.12
 _LINE_SLOPES = np.linspace(-_STEEPEST, _STEEPEST, 49)
 # Between two level lines of a form stand separators, at least so many, each as long as this share of the space between
-# these lines.  Fewer may be 1s.  Between the end of a separator and the level line there is hardly any paper, at most
-# this share of the separator's length.
+# these lines.  Fewer may be 1s, unless they are the sides of a box.  Between the end of a separator and the level line
+# there is hardly any paper, at most this share of the separator's length.
 _LEAST_SEPARATORS = 3
 _SEPARATOR_SHARE = 0.9
 _SEPARATOR_GAP = 0.05
-# The sides of a box are this many times as long as thick, and go from the end of one level line to that of another, no
+# The two sides of a box are this many times as long as thick, and each of their ends is at the end of a level line, no
 # further away than this share of their length.
 _SIDE_LENGTH = 5
 _SIDE_GAP = 0.15
@@ -1120,8 +1125,12 @@ def _without_lines(view, is_baseline=False):
     without = _remove_lines(view, _LINE_SHARE, thickest, is_baseline=is_baseline)
     if len(without.lines) == len(view.lines):
         raise PictureError(_NO_DIGIT)
-    beside = (view.contrast > view.threshold) & ~_find_ink_on_paper(view)
-    return without._replace(contrast=np.where(beside, 0, without.contrast))
+    return without._replace(contrast=np.where(_find_ink_beside_paper(view), 0, without.contrast))
+
+
+def _find_ink_beside_paper(view):
+    """bool [h, w]: the ink of a _View that lies beside the paper."""
+    return (view.contrast > view.threshold) & ~_find_ink_on_paper(view)
 
 
 def _find_ink_on_paper(view):
@@ -1270,7 +1279,7 @@ def _is_separator(mask, level_lines, line):
 
 
 def _is_side(level_lines, line):
-    """Whether a _Line, which is upright in the picture, goes between the ends of level lines, as for _is_separator."""
+    """Whether a _Line, which is upright in the picture, has both ends at ends of level lines, as for _is_separator."""
     near = _SIDE_GAP * (line.end - line.start)
     corners = level_lines.reshape(-1, 2)
     ends = np.array([[line.slope * row + line.offset, row] for row in (line.start, line.end)])
@@ -1435,15 +1444,17 @@ def _find_frames(pieces):
 
 def _is_round_one_digit(frame, inner):
     """Whether a piece of ink, bool [h, w], is a frame round another one, bool [h, w], that is a whole digit."""
-    is_zero = frame.shape[1] < _ZERO_WIDTH * frame.shape[0] and _measure_strokes(inner).length < _SINGLE_STROKE
+    left, top, right, bottom = _box_of(inner)
+    is_single_stroke = _measure_strokes(inner[top:bottom, left:right]).length < _SINGLE_STROKE
+    if is_single_stroke and frame.shape[1] < _ZERO_WIDTH * frame.shape[0]:
+        return False
     # The box of a 7 may hold a 1 that stands under its arm.  What is in a frame lies in its hole, too.
     ground = _find_components(~np.pad(frame, 1))
+    labels = ground.labels[1:-1, 1:-1]
     outside = ground.labels[0, 0]
-    holes = np.unique(ground.labels[1:-1, 1:-1][inner])
-    if is_zero or len(holes) != 1 or holes[0] == outside:
-        return False
-    enclosed = frame.size - frame.sum() - (ground.labels[1:-1, 1:-1] == outside).sum()
-    return ground.areas[holes[0]] >= _HOLE_SHARE * enclosed
+    hole = labels[inner][0]
+    enclosed = frame.size - frame.sum() - (labels == outside).sum()
+    return hole != outside and ground.areas[hole] >= _HOLE_SHARE * enclosed
 
 
 class _Components:
@@ -2042,8 +2053,8 @@ def _centre(ink):
 _STRANGE_SHARE = 0.002
 # The limit is at least this, also where all training pictures of each class are alike.
 _LEAST_LIMIT = 0.01
-# A picture is compared with so many training digits, equally many of each class, and with all that were added by
-# --add.  However many classes there are, there are at least so many of each one as the second number says.
+# A picture is compared with so many training digits, shared equally by the classes, and with all that were added by
+# --add.  However many classes there are, the share of each one is at least the second number.
 _OUTLINE_SAMPLES = 20000
 _OUTLINE_SAMPLES_OF_CLASS = 100
 
@@ -2286,7 +2297,7 @@ def write_outlines(data_dir, samples, added=()):
 
 
 def _choose_evenly(samples):
-    """Some samples of each class, [(784 bytes, class number), ...], as many as _OUTLINE_SAMPLES says."""
+    """Of samples, [(784 bytes, class number), ...], the share of each class, as _OUTLINE_SAMPLES says."""
     of_class = collections.defaultdict(list)
     for sample in samples:
         of_class[sample[1]].append(sample)

@@ -96,6 +96,14 @@ def test_a_narrow_ring_round_a_slash_is_a_zero_and_no_frame(width, is_frame):
     assert mnist_app._find_frames(pieces)[0] == is_frame
 
 
+def test_a_narrow_box_round_a_whole_digit_is_a_frame(number):
+    [digit] = number("3", left=400)
+    picture = on_sheet([digit])
+    ImageDraw.Draw(picture).rectangle((400, 20, 582, 265), outline=BLACK, width=7)
+    pieces = mnist_app._find_components(np.asarray(picture.convert("L")) < 128)
+    assert mnist_app._find_frames(pieces).sum() == 1
+
+
 def test_a_form_whose_lines_touch_all_digits_but_one_is_no_frame_round_it():
     mask = np.zeros([200, 320], bool)
     for side in (slice(20, 26), slice(174, 180)):
@@ -160,7 +168,7 @@ def test_the_two_sides_of_a_box_are_taken_out_however_thick_and_short(number, re
     placed = number("304", gap=30)
     top, bottom, right = 62, 262, placed[-1][1] + placed[-1][0].shape[1] + 20
     box = [(60, top), (right, top), (right, bottom), (60, bottom), (60, top - 7)]
-    reading = read(draw_lines(on_sheet(placed), box, width=16))
+    reading = read(draw_lines(on_sheet(placed, size=(900, 900)), box, width=16))
     assert reading.answer.number == "304" and len(reading.found.lines) == 4
     level_lines = np.array([[60.0, 62, 600, 62], [60, 262, 600, 262]])
     for x, start, end, is_side in (
@@ -249,6 +257,7 @@ def test_a_turned_view_says_where_its_points_are_in_the_picture():
     contrast = np.zeros([300, 400], np.float32)
     for x, y in ((80, 80), (200, 130), (320, 180)):
         contrast[y - 30 : y + 30, x - 10 : x + 10] = 1
+    contrast[:, :8] = 1  # the table beside the sheet
     ruling = np.array([[10.0, 20, 390, 60]])
     view = mnist_app._View(contrast, 0.5, ruling, lambda points: points + [7, 9])
     turned = mnist_app._turn_level(view)
