@@ -500,6 +500,7 @@ class Found(NamedTuple):
 
     pixels: np.ndarray  # the n digits in MNIST's form, float32 [n, 784], 0 = paper .. 1 = ink
     boxes: np.ndarray  # left, top, right, bottom of each in pixels of the picture, float [n, 4]
+    sizes: np.ndarray  # the widths and the heights of the digits, float [2, n]; where rows lean, those of level rows
     cuts: np.ndarray  # where touching digits were cut: the two ends of each cut, x, y, x, y, float [c, 4]
     lines: np.ndarray  # the printed lines that were taken out, in the form of the cuts, float [l, 4]
     # For each digit the log odds that it is a whole digit, float [n].  With p its probability, these are
@@ -510,11 +511,6 @@ class Found(NamedTuple):
     strokes: tuple = ()  # the _Strokes of the pieces of ink in which the digits were found
     share_of_ink: float = 1.0  # these pieces' share of all ink on the sheet
     scale: float = 1.0  # one pixel of `boxes`, `cuts` and `lines` is this many of the file, which may be larger
-
-    @property
-    def sizes(self):
-        """The widths and the heights of the boxes, float [2, n]."""
-        return (self.boxes[:, 2:] - self.boxes[:, :2]).T
 
 
 def find_digits(picture, judge=None):
@@ -545,7 +541,7 @@ def find_digits(picture, judge=None):
     # The upright box round a turned one may go beyond the picture.
     height, width = picture.shape[:2]
     in_picture["boxes"] = np.clip(in_picture["boxes"], 0, [width, height, width, height])
-    return best._replace(**in_picture)
+    return best._replace(**in_picture, sizes=best.sizes / factor)
 
 
 # What the log odds of a digit (see judge_digits) mean for the choice between two ways to see a picture.  Below the
@@ -778,10 +774,12 @@ def _read_view(view, shows_one_digit, judge):
         parts = [one for part in parts for one in _split(part, judge)]
     order = _reading_order(np.array([part.box for part in parts]))
     parts = [parts[i] for i in order]
+    boxes = np.array([part.box for part in parts])
     cuts = np.reshape([part.cut for part in parts if part.cut is not None], [-1, 4])
     return Found(
         np.stack([part.pixels for part in parts]),
-        _place_boxes(view, np.array([part.box for part in parts])),
+        _place_boxes(view, boxes),
+        (boxes[:, 2:] - boxes[:, :2]).T,
         _place_ends(view, cuts),
         _place_ends(view, view.lines),
         np.array([part.log_odds for part in parts]),

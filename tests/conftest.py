@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +39,16 @@ def run(script, *arguments, status=0, cwd=None, **options):
         assert done.stderr == "", "a normal run is quiet"
         return done.stdout
     return done.stderr
+
+
+def make_found(pixels, boxes, **others):
+    """A Found of clear digits, without cuts and lines; `others` are fields that it has otherwise."""
+    boxes = np.asarray(boxes, float)
+    n = len(boxes)
+    sizes = (boxes[:, 2:] - boxes[:, :2]).T
+    nothing = np.zeros([0, 4])
+    found = mnist_app.Found(pixels, boxes, sizes, nothing, nothing, np.zeros(n), np.ones(n), np.zeros(n, bool))
+    return found._replace(**others)
 
 
 def run_with_small_disk(script, *arguments, limit):

@@ -12,7 +12,7 @@ import types
 
 import numpy as np
 import pytest
-from conftest import ROOT, command, run, run_without_privileges
+from conftest import ROOT, command, make_found, run, run_without_privileges
 from PIL import Image
 from test_preparation import drawn, on_paper
 
@@ -194,8 +194,7 @@ def test_every_way_to_an_answer_goes_through_pre_pic_and_restore_model(model, mo
         asked.append((given, *model_dir))
         return mnist_app.Answer("42", 0.72, GUESSES)
 
-    nothing = np.zeros([0, 4])
-    found = mnist_app.Found(pixels, boxes, nothing, nothing, np.zeros(2), np.ones(2), np.zeros(2, bool), scale=2.0)
+    found = make_found(pixels, boxes, scale=2.0)
 
     def pre_pic(path, model_dir, return_found=False):
         assert str(path) == str(PIC / "1.png") and model_dir == model
@@ -269,10 +268,9 @@ def test_an_unsure_network_gets_a_sentence_but_one_unsure_digit_of_a_number_does
         pixels = np.zeros([n, 28, 28], np.float32)
         pixels[:, 4:24, 8:20] = 1
         judgement = mnist_app.judge_digits(pixels.reshape(n, 784), np.array(probabilities), model)
-        boxes = np.array([[90 * i + 10, 10, 90 * i + 60, 90] for i in range(n)])
-        nothing = np.zeros([0, 4])
+        boxes = [[90 * i + 10, 10, 90 * i + 60, 90] for i in range(n)]
         strokes = n * (mnist_app._Strokes(area=1000, thick=0.0, length=2.0),)
-        found = mnist_app.Found(pixels.reshape(n, 784), boxes, nothing, nothing, *judgement, strokes)
+        found = make_found(pixels.reshape(n, 784), boxes, strokes=strokes, **judgement._asdict())
         assert ("nothing that is clearly a digit" in str(mnist_app._find_refusal(found, picture, DIGITS))) == refused
 
 
@@ -429,9 +427,7 @@ def test_every_answer_is_on_a_contact_sheet(monkeypatch, tmp_path):
 
 def test_boxes_are_drawn_round_the_digits_at_any_scale(tmp_path):
     Image.new("RGB", (400, 200), "white").save(tmp_path / "sheet.png")
-    nothing = np.zeros([0, 4])
-    boxes = np.array([[100.0, 40, 300, 160]])
-    found = mnist_app.Found(np.zeros([1, 784]), boxes, nothing, nothing, np.zeros(1), np.ones(1), np.zeros(1, bool))
+    found = make_found(np.zeros([1, 784]), [[100, 40, 300, 160]])
     for side in (100, 400, 800):
         shown = np.asarray(mnist_app.draw_found(tmp_path / "sheet.png", found, side))
         rows, columns = np.nonzero((shown == (255, 0, 0)).all(2))
@@ -460,8 +456,7 @@ def test_each_digit_is_shown_over_its_own_guesses(monkeypatch):
 
     monkeypatch.setattr(mnist_app, "draw_digit", draw_digit)
     pixels = np.repeat(np.float32([[0.2], [0.6]]), 784, axis=1)
-    nothing = np.zeros([0, 4])
-    found = mnist_app.Found(pixels, np.zeros([2, 4]), nothing, nothing, np.zeros(2), np.ones(2), np.zeros(2, bool))
+    found = make_found(pixels, np.zeros([2, 4]))
     reading = mnist_app.Reading(str(PIC / "1.png"), mnist_app.Answer("42", 0.72, GUESSES), found)
     mnist_app._draw_reading(reading)
     assert shown == [
@@ -539,11 +534,7 @@ def test_without_such_a_font_a_class_has_its_number_and_other_texts_question_mar
     monkeypatch.setattr(mnist_app, "draw_text", lambda text, *_, **__: texts.append(text) or Image.new("RGB", (9, 9)))
     guesses = (("鸟", 0.9), ("cat", 0.1), ("猫", 0.0))
     reading = readings(1, answer=mnist_app.Answer("鸟", 0.9, (guesses,)))[0]
-    nothing = np.zeros([0, 4])
-    found = mnist_app.Found(
-        np.zeros([1, 784]), np.zeros([1, 4]), nothing, nothing, np.zeros(1), np.ones(1), np.zeros(1, bool)
-    )
-    reading = reading._replace(found=found)
+    reading = reading._replace(found=make_found(np.zeros([1, 784]), np.zeros([1, 4])))
     mnist_app._Album(tmp_path, ["cat", "猫", "鸟"]).add(reading)
     assert texts[:2] == ["2:\xa090.0%, cat:\xa010.0%, 1:\xa00.0%", "1.png: 2 (90.0%)"]
 

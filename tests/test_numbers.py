@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, make_found, run
 from make_pictures import BLACK, DIGITS, sheet, stroke
 from PIL import Image, ImageDraw
 
@@ -209,12 +209,11 @@ def test_the_upright_stroke_of_a_digit_on_a_line_may_be_no_line():
 
 
 def test_digits_that_a_line_joined_are_preferred_to_those_cut_out_of_it():
-    boxes = np.array([[0, 0, 20, 30], [30, 0, 50, 30]])
-    pixels, none = np.zeros([2, 784]), np.zeros([0, 4])
-    sure, clear = np.ones(2), np.zeros(2, bool)
-    cut = mnist_app.Found(pixels, boxes, np.zeros([1, 4]), none, np.array([2.0, 2.0]), sure, clear)
+    pixels = np.zeros([2, 784])
+    boxes = [[0, 0, 20, 30], [30, 0, 50, 30]]
+    cut = make_found(pixels, boxes, cuts=np.zeros([1, 4]), log_odds=np.array([2.0, 2.0]))
     line = np.array([[-20.0, 28, 70, 28]])
-    uncut = cut._replace(cuts=none, log_odds=np.array([-1.0, 1.0]), lines=line)
+    uncut = make_found(pixels, boxes, log_odds=np.array([-1.0, 1.0]), lines=line)
     assert mnist_app._explains_more(uncut, cut)
     joined_bars = np.array([[0.0, 2, 50, 2]])
     assert not mnist_app._explains_more(uncut._replace(lines=joined_bars), cut), "they are strokes of the digits"
@@ -251,6 +250,7 @@ def test_a_row_that_leans_is_turned_level(number, read):
     ink = np.argwhere(np.asarray(leaning.convert("L")) < 120)[:, ::-1]
     assert np.abs(reading.found.boxes[:, :2].min(0) - ink.min(0)).max() < 30
     assert np.abs(reading.found.boxes[:, 2:].max(0) - ink.max(0)).max() < 30
+    assert np.abs(reading.found.sizes[1] - 120).max() < 12, "the digits' own heights, not those of upright boxes"
 
 
 def test_a_turned_view_says_where_its_points_are_in_the_picture():
