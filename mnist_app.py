@@ -960,26 +960,32 @@ def _measure_ink(grey):
     level of what lies round it.  Shadows and the table are wider than the window, so they stay and count as paper.
     Returns (contrast, float32 [h, w], 1 = black on white; the contrast above which a pixel is ink).
     """
-    height, width = grey.shape
     widest = _WIDEST_STROKE * min(grey.shape)
-    window = widest
-    for _ in range(2):  # The second time the strokes' width is known.
-        shrink = max(1, int(window / 12))  # The paper is smooth: a coarse picture of it will do.
-        small = _resize(grey, -(-height // shrink), -(-width // shrink), Image.Resampling.BOX)
-        side = max(3, round(window / shrink))
-        # The dilation lets light paper grow over the strokes, the erosion takes as much away again.  An example of the
-        # edge of a shadow, in coarse pixels, of which the middle one is half in the shadow:
-        #     small         0.9 0.9 0.7 0.5 0.5
-        #     dilated by 3  0.9 0.9 0.9 0.7 0.5
-        #     eroded by 3   0.9 0.9 0.7 0.5 0.5
-        #     eroded by 5   0.9 0.7 0.5 0.5 0.5
-        # The dark half of the middle pixel is 0.5 in `grey`.  Against a paper of 0.7 it would stand out by 0.2, as ink
-        # does.  So the erosion is wider by 2 pixels.
-        paper = _erode(_dilate(small, side, side), side + 2, side + 2)
-        contrast = _resize(paper, height, width, Image.Resampling.BILINEAR) - grey
-        threshold = _find_threshold(contrast)
-        window = min(_PAPER_WINDOW * _stroke_width(contrast > threshold), widest)
-    return contrast, threshold
+    contrast, threshold = _compare_with_paper(grey, widest)
+    # Now the width of the pen's strokes is known, if not of a dark table's.
+    ink = contrast > threshold
+    on_paper = _find_ink_on_paper(ink)
+    window = _PAPER_WINDOW * _stroke_width(on_paper if on_paper.any() else ink)
+    return _compare_with_paper(grey, min(window, widest))
+
+
+def _compare_with_paper(grey, window):
+    """What _measure_ink returns, where the paper's level is taken from windows of so many pixels."""
+    height, width = grey.shape
+    shrink = max(1, int(window / 12))  # The paper is smooth: a coarse picture of it will do.
+    small = _resize(grey, -(-height // shrink), -(-width // shrink), Image.Resampling.BOX)
+    side = max(3, round(window / shrink))
+    # The dilation lets light paper grow over the strokes, the erosion takes as much away again.  An example of the edge
+    # of a shadow, in coarse pixels, of which the middle one is half in the shadow:
+    #     small         0.9 0.9 0.7 0.5 0.5
+    #     dilated by 3  0.9 0.9 0.9 0.7 0.5
+    #     eroded by 3   0.9 0.9 0.7 0.5 0.5
+    #     eroded by 5   0.9 0.7 0.5 0.5 0.5
+    # The dark half of the middle pixel is 0.5 in `grey`.  Against a paper of 0.7 it would stand out by 0.2, as ink
+    # does.  So the erosion is wider by 2 pixels.
+    paper = _erode(_dilate(small, side, side), side + 2, side + 2)
+    contrast = _resize(paper, height, width, Image.Resampling.BILINEAR) - grey
+    return contrast, _find_threshold(contrast)
 
 
 def _find_threshold(contrast):
@@ -1005,15 +1011,16 @@ def _find_threshold(contrast):
 
 # The sheet is looked for in a picture of at most this many pixels a side, with this many thresholds.
 _COARSE_SIDE = 200
-_SHEET_LEVELS = 12
+_SHEET_LEVELS = 24
 # A sheet covers at least and at most this share of the picture.
 _SHEET_SHARES = (0.06, 0.95)
 # A sheet has no large holes or bays.  Count, for each row, the pixels from the sheet's first one to its last one; at
 # least this share of all of them belongs to the sheet.  The same holds for the columns.
 _SOLID = 0.9
-# At the edge of a sheet the picture changes within five coarse pixels by at least this share of the difference between
-# sheet and table.  Where a light fades, the picture changes by less.
+# At the edge of a sheet, but for the second share of it, the picture changes within five coarse pixels by at least the
+# first share of the difference between sheet and table.  Where a light fades, the picture changes by less.
 _SHEET_EDGE = 0.5
+_UNSHARP_EDGE = 0.25
 
 
 def _cut_sheet_out(grey):
@@ -1057,7 +1064,7 @@ def _find_sheet(small):
         inner = np.pad(np.ones(np.subtract(mask.shape, 4), bool), 2)  # The rim of the picture is no edge of a sheet.
         edge = mask & ~_erode(mask, 3, 3) & inner
         difference = np.median(small[mask]) - np.median(small[~mask])
-        sharpness = step[edge].mean() / max(difference, 1e-6) if edge.any() else 0
+        sharpness = np.quantile(step[edge], _UNSHARP_EDGE) / max(difference, 1e-6) if edge.any() else 0
         if sharpness > sharpest:
             best = mask
             sharpest = sharpness
@@ -1128,12 +1135,13 @@ def _without_lines(view, is_baseline=False):
 
 def _find_ink_beside_paper(view):
     """bool [h, w]: the ink of a _View that lies beside the paper."""
-    return (view.contrast > view.threshold) & ~_find_ink_on_paper(view)
+    ink = view.contrast > view.threshold
+    return ink & ~_find_ink_on_paper(ink)
 
 
-def _find_ink_on_paper(view):
-    """bool [h, w]: the ink of a _View without what lies beside the paper."""
-    pieces = _find_components(view.contrast > view.threshold)
+def _find_ink_on_paper(ink):
+    """ink, bool [h, w], without what lies beside the paper."""
+    pieces = _find_components(ink)
     return pieces.mask_of(~_lies_beside_paper(pieces))
 
 
@@ -1145,7 +1153,7 @@ def _remove_lines(view, least_share, thickest, least_count=1, is_baseline=False)
     ink = view.contrast > view.threshold
     if not any(_may_have_lines(turned, least_share, thickest) for turned in (ink, ink.T)):
         return view
-    mask = _find_ink_on_paper(view)
+    mask = _find_ink_on_paper(ink)
     across, across_bands, across_lines = _find_lines(mask, least_share, thickest, least_count)
     if is_baseline and len(across_lines) != 1:
         return view

@@ -230,6 +230,43 @@ def test_what_lies_round_the_sheet_does_not_count(number, read):
     assert read(picture).answer.number == "4072"
 
 
+def test_a_sheet_is_told_from_what_is_nearly_as_light():
+    grey = np.full([150, 200], 0.05, np.float32)
+    grey[60:75, 5:80] = 0.62  # a glare on the table, which touches the sheet
+    sheet = np.zeros(grey.shape, bool)
+    sheet[20:130, 75:185] = True
+    grey[sheet] = 0.66
+    assert (mnist_app._find_sheet(grey) != sheet).mean() < 0.01
+
+
+def test_a_light_that_fades_makes_no_sheet_though_strokes_cross_its_edge():
+    grey = np.tile(np.linspace(0.8, 0.7, 200), [150, 1])
+    for row in range(15, 150, 40):
+        grey[row : row + 3, 80:120] = 0.1
+    assert mnist_app._find_sheet(grey.astype(np.float32)) is None
+
+
+def test_a_dark_table_at_the_rim_does_not_make_a_pale_pen_paler():
+    paper = np.random.default_rng(6).normal(0.85, 0.004, [400, 500])
+    for column, depth in ((120, 0.5), (200, 0.2), (280, 0.2), (360, 0.2)):
+        paper[180:260, column : column + 5] -= depth
+    on_table = paper.copy()
+    on_table[:35] = 0.1
+    for grey in (paper, on_table):
+        contrast, threshold = mnist_app._measure_ink(grey.astype(np.float32))
+        ink = contrast[180:260, 100:400] > threshold
+        assert 4 * 80 * 4 <= ink.sum() <= 4 * 80 * 7, "four strokes, three of them pale, each five pixels wide"
+
+
+def test_a_stain_is_no_digit(number, read):
+    stained = np.minimum(
+        np.asarray(on_sheet(number("308"))),
+        np.asarray(sheet(np.random.default_rng(1), SIZE, number("2", left=700), STAIN)),
+    )
+    reading = read(Image.fromarray(stained))
+    assert reading.answer.number == "308" and reading.found.share_of_ink > 0.99
+
+
 def test_grain_as_strong_as_a_pencil_is_smoothed(number, read):
     placed = number("308")
     picture = np.asarray(sheet(np.random.default_rng(3), SIZE, placed, ink=(150, 150, 150)), float)
