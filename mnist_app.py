@@ -556,6 +556,8 @@ _IMPROBABLE_LOG_ODDS = -1.2
 _LEAST_GAIN = 0.3
 # ... and this much more if it finds another number of digits.
 _LEAST_GAIN_OF_OTHER_NUMBER = 1.0
+# Clear digits are at least this share of all ink on the sheet.
+_SHARE_OF_CLEAR_DIGITS = 0.9
 # Any stroke looks like a 1.  So a digit whose width is less than the first share of its height has less weight, down to
 # the second number.
 _NARROW = 0.5
@@ -629,8 +631,9 @@ def _is_credible(found):
 
 
 def _needs_no_other_look(found):
-    """Whether a Found is clear: no digit is doubtful, and not all of them were cut out of one piece."""
-    return not _is_one_piece(found) and not found.is_refused.any() and (found.log_odds > _DOUBTFUL_LOG_ODDS).all()
+    """Whether a Found is clear: no digit is doubtful, not all are of one piece of ink, and hardly any ink is left."""
+    is_clear = not found.is_refused.any() and (found.log_odds > _DOUBTFUL_LOG_ODDS).all()
+    return is_clear and not _is_one_piece(found) and found.share_of_ink >= _SHARE_OF_CLEAR_DIGITS
 
 
 def _is_one_piece(found):
@@ -680,13 +683,12 @@ def _list_views(grey, shows_one_digit):
 
 # Rows that lean by fewer degrees than this are level.
 _LEAST_LEAN = 5
-# From the middle of a digit to that of the next one in its row it is at most so many heights of a digit.
-_NEXT_IN_ROW = 2.5
 
 
 def _turn_level(view):
     """A _View turned so that its rows of digits are level; raises PictureError where they are level already."""
-    lean = _measure_lean(view)
+    pieces = _find_pieces(view.contrast, view.threshold)
+    lean = _measure_lean(np.array([pieces.frame_of(group) for group in _group_into_digits(pieces)]))
     if abs(lean) < _LEAST_LEAN:
         raise PictureError(_NO_DIGIT)
     # What lies beside the paper is known by the rim of the picture, which is not that of the turned one.
@@ -704,26 +706,6 @@ def _turn_level(view):
 
     lines = ((view.lines.reshape(-1, 2) - old_middle) @ turn_back.T + new_middle).reshape(-1, 4)
     return view._replace(contrast=np.asarray(turned), lines=lines, to_picture=to_picture)
-
-
-def _measure_lean(view):
-    """By how many degrees the rows of digits in a _View lean down to the right.
-
-    That is the median of the directions from each digit to the nearest one to the right of it; 0 where fewer than two
-    digits have one, since a single direction says little.
-    """
-    pieces = _find_pieces(view.contrast, view.threshold)
-    boxes = np.array([pieces.frame_of(group) for group in _group_into_digits(pieces)])
-    x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T
-    across = x[None, :] - x[:, None]  # [n, n], from the first digit to the second one
-    down = y[None, :] - y[:, None]
-    distance = np.where(np.abs(down) < across, np.hypot(across, down), np.inf)
-    is_near = distance.min(axis=1) <= _NEXT_IN_ROW * np.median(boxes[:, 3] - boxes[:, 1])
-    if is_near.sum() < 2:
-        return 0
-    one = np.flatnonzero(is_near)
-    other = distance[one].argmin(axis=1)
-    return np.median(np.degrees(np.arctan2(down, across)[one, other]))
 
 
 def _smooth(grey):
@@ -762,13 +744,19 @@ def _read_view(view, shows_one_digit, judge):
     # Where some are large enough, others that are hardly smaller are digits, too.
     least = min(smallest, _HARDLY_SMALLER * np.median(sizes[sizes >= smallest]))
     groups = [group for group, size in zip(groups, sizes, strict=True) if size >= least]
+    loose_groups = []
+    if judge is not None and not shows_one_digit:
+        take_apart = functools.partial(_take_apart, view.contrast, pieces, judge=judge)
+        loose_groups = list(itertools.chain.from_iterable(map(take_apart, _list_loose_digits(pieces, groups))))
+        groups = list(itertools.chain.from_iterable(map(take_apart, groups)))
     parts = [_make_part(view.contrast, pieces, group) for group in groups]
+    parts += [_make_part(view.contrast, pieces, group, is_loose=True) for group in loose_groups]
+    parts, smudges = _set_smudges_apart(parts)
     if judge is not None:
-        loose_groups = [] if shows_one_digit else _list_loose_digits(pieces, groups)
-        parts += [_make_part(view.contrast, pieces, group, is_loose=True) for group in loose_groups]
         parts = _judge_parts(parts, judge)
-    parts = _drop_rim_strokes(parts, view.contrast.shape)
+    parts = _drop_upright_lines(parts, view.contrast.shape)
     strokes = tuple(part.strokes for part in parts)
+    ink_on_paper = pieces.areas[pieces.on_paper].sum() - sum(part.strokes.area for part in smudges)
     count = sum(max(1, (right - left) / (bottom - top)) for left, top, right, bottom in (part.box for part in parts))
     if judge is not None and not shows_one_digit and count <= _MOST_DIGITS_TO_CUT:
         parts = [one for part in parts for one in _split(part, judge)]
@@ -786,7 +774,7 @@ def _read_view(view, shows_one_digit, judge):
         np.array([part.confidence for part in parts]),
         np.array([part.is_refused for part in parts]),
         strokes,
-        sum(each.area for each in strokes) / pieces.areas[pieces.on_paper].sum(),
+        sum(each.area for each in strokes) / ink_on_paper,
     )
 
 
@@ -808,6 +796,7 @@ class _Part(NamedTuple):
     pixels: np.ndarray  # float32 [784], in MNIST's form
     box: np.ndarray  # left, top, right, bottom
     ink: np.ndarray = None  # float32 [h, w], as _cut_out returns it; a margin of 2 pixels is round the box
+    full_ink: float = 1.0  # the contrast of its dark strokes
     strokes: "_Strokes" = None  # what its strokes are like
     is_loose: bool = False  # It is small and far from the others, so it is a digit only where it looks like one.
     log_odds: float = 0.0  # this and the two below: its Judgement
@@ -819,10 +808,18 @@ class _Part(NamedTuple):
 def _make_part(contrast, pieces, group, is_loose=False):
     """The _Part of the pieces with the numbers `group`, not judged yet."""
     frame = np.array(pieces.frame_of(group))
-    ink = _cut_out(contrast, pieces, group, frame)
+    ink, full_ink = _cut_out(contrast, pieces, group, frame)
     left, top, right, bottom = frame
     strokes = _measure_strokes(np.isin(pieces.labels[top:bottom, left:right], group))
-    return _Part(_to_mnist(ink), frame, ink, strokes, is_loose)
+    return _Part(_to_mnist(ink), frame, ink, full_ink, strokes, is_loose)
+
+
+def _set_smudges_apart(parts):
+    """Split _Parts into (digits, smudges and shadows).  These are much paler than most of the parts, three or more."""
+    least = _PRESSURE * np.median([part.full_ink for part in parts]) if len(parts) >= 3 else 0
+    digits = [part for part in parts if part.full_ink >= least]
+    smudges = [part for part in parts if part.full_ink < least]
+    return digits, smudges
 
 
 def _judge_parts(parts, judge):
@@ -832,26 +829,24 @@ def _judge_parts(parts, judge):
     return [part for part in judged if not part.is_loose or part.log_odds > _LOOSE_LOG_ODDS]
 
 
-# A piece at the left or right rim is the edge of the sheet, or the shadow of that edge, if it is narrower than the
-# first share of its height, and so many times as high as the other pieces as the second number says.
-_RIM_STROKE = 0.35
-_RIM_STROKE_HEIGHT = 1.5
+# A piece that is narrower than the first share of its height is a line, such as the edge of the sheet, if it is so many
+# times as high as the digits as the second number says, or the third one where it runs along the left or right rim.
+_NARROW_LINE = 0.35
+_LINE_HEIGHT = 3.0
+_RIM_LINE_HEIGHT = 1.5
 
 
-def _drop_rim_strokes(parts, shape):
-    """The _Parts without the strokes that run along the rim of a sheet [h, w]."""
-    height, width = shape
-    usual = np.median([part.box[3] - part.box[1] for part in parts])
-
-    def is_rim_stroke(part):
-        left, top, right, bottom = part.box
-        is_narrow = right - left <= _RIM_STROKE * (bottom - top)
-        is_at_side = left <= 1 or right >= width - 1
-        is_long = bottom - top > _RIM_STROKE_HEIGHT * usual
-        return is_narrow and is_at_side and is_long
-
-    others = [part for part in parts if not is_rim_stroke(part)]
-    # Of fewer than two other pieces nothing is known of how high digits are here: the stroke may be a 1.
+def _drop_upright_lines(parts, shape):
+    """The _Parts of a sheet [h, w] without the upright lines that _remove_lines did not find."""
+    left, top, right, bottom = np.transpose([part.box for part in parts])
+    height = bottom - top
+    is_narrow = right - left <= _NARROW_LINE * height
+    # What is not narrow tells best how high digits are here.
+    usual = np.median(height[~is_narrow]) if (~is_narrow).sum() >= 2 else np.median(height)
+    is_at_rim = (left <= 1) | (right >= shape[1] - 1)
+    is_line = is_narrow & (height > np.where(is_at_rim, _RIM_LINE_HEIGHT, _LINE_HEIGHT) * usual)
+    others = [part for part, drop in zip(parts, is_line, strict=True) if not drop]
+    # Of fewer than two other pieces nothing is known of how high digits are here: the line may be a 1.
     return others if len(others) >= 2 else parts
 
 
@@ -874,6 +869,25 @@ def _list_loose_digits(pieces, groups):
     one, other = np.nonzero(is_near)  # the pairs of loose pieces that are near each other
     owner = _merge(one, other, len(loose))
     return [loose[owner == number] for number in np.unique(owner)]
+
+
+# A low 0 is at least this share as high as the digit next to it.
+_LOW_ZERO = 0.2
+
+
+def _take_apart(contrast, pieces, group, judge):
+    """Take a group of _group_into_digits apart if it is no digit, but each piece is one, as a low 0 close to a 1.
+
+    Returns a list of int arrays, the numbers of the pieces of each digit; [group] where it stays as it is.
+    """
+    heights = pieces.heights[group]
+    # Any stroke looks like a 1, so one digit at most is as narrow.
+    is_narrow = pieces.widths[group] < _LIKE_A_ONE * heights
+    if len(group) < 2 or is_narrow.sum() > 1 or heights.min() < _LOW_ZERO * heights.max():
+        return [group]
+    ways = [group, *np.split(group, len(group))]
+    whole, *apart = judge(np.stack([_make_part(contrast, pieces, way).pixels for way in ways])).log_odds
+    return ways[1:] if whole < _DOUBTFUL_LOG_ODDS and min(apart) > _LOOSE_LOG_ODDS else [group]
 
 
 # -------- Paper and ink
@@ -1735,11 +1749,12 @@ def _measure_gaps(boxes):
 
 def _reading_order(boxes):
     """The order of boxes [n, 4], as a list of their numbers: rows top to bottom, left to right in each."""
-    middle = (boxes[:, 1] + boxes[:, 3]) / 2
+    x = (boxes[:, 0] + boxes[:, 2]) / 2
+    middle = (boxes[:, 1] + boxes[:, 3]) / 2 - x * math.tan(math.radians(_measure_lean(boxes)))  # as in level rows
     half = (boxes[:, 3] - boxes[:, 1]) / 2
     rows = []
     for i in np.argsort(boxes[:, 0]):
-        # A row may lean, so a digit is compared with the last one of each row.
+        # A row may be bent, so a digit is compared with the last one of each row.
         nearest = min(rows, key=lambda row, i=i: abs(middle[i] - middle[row[-1]]), default=None)
         if nearest and abs(middle[i] - middle[nearest[-1]]) <= max(half[i], half[nearest[-1]]):
             nearest.append(i)
@@ -1747,6 +1762,28 @@ def _reading_order(boxes):
             rows.append([i])
     rows.sort(key=lambda row: middle[row].mean())
     return [i for row in rows for i in row]
+
+
+# From the middle of a digit to that of the next one in its row it is at most so many heights of a digit.
+_NEXT_IN_ROW = 2.5
+
+
+def _measure_lean(boxes):
+    """By how many degrees the rows of the boxes [n, 4] lean down to the right.
+
+    That is the median of the directions from each digit to the nearest one to the right of it; 0 where fewer than two
+    digits have one, since a single direction says little.
+    """
+    x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T
+    across = x[None, :] - x[:, None]  # [n, n], from the first digit to the second one
+    down = y[None, :] - y[:, None]
+    distance = np.where(np.abs(down) < across, np.hypot(across, down), np.inf)
+    is_near = distance.min(axis=1) <= _NEXT_IN_ROW * np.median(boxes[:, 3] - boxes[:, 1])
+    if is_near.sum() < 2:
+        return 0
+    one = np.flatnonzero(is_near)
+    other = distance[one].argmin(axis=1)
+    return np.median(np.degrees(np.arctan2(down, across)[one, other]))
 
 
 # -------- Touching digits
@@ -1918,8 +1955,8 @@ def _cut_out(contrast, pieces, numbers, frame):
       numbers: which of the pieces are the digit.
       frame: left, top, right, bottom of the digit.
 
-    Returns float32 [m, n] in 0..1, the grey levels of these pieces alone, 1 = full ink, with a margin of 2 pixels round
-    the frame.
+    Returns (float32 [m, n] in 0..1, the grey levels of these pieces alone, 1 = full ink, with a margin of 2 pixels
+    round the frame; the contrast that full ink has here).
     """
     left, top, right, bottom = frame
     window = slice(max(top - 2, 0), bottom + 2), slice(max(left - 2, 0), right + 2)
@@ -1931,7 +1968,7 @@ def _cut_out(contrast, pieces, numbers, frame):
     pressure = _dilate(ink, reach, reach)
     # A pale stroke is divided by its own darkest ink and becomes full ink.  A smudge, whose darkest ink is less than
     # _PRESSURE * full, is divided by more than it has and stays pale.
-    return np.clip(ink / np.clip(pressure, _PRESSURE * full, full), 0, 1)
+    return np.clip(ink / np.clip(pressure, _PRESSURE * full, full), 0, 1), full
 
 
 # -------- Tools

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 import mnist_app
 
 SIZE = (900, 320)
+STAIN = (170, 168, 162)  # much paler than ink
 
 
 @pytest.fixture
@@ -312,6 +313,35 @@ def test_a_small_zero_between_large_digits_is_a_digit(number, read):
     assert read(on_sheet(placed)).answer.number == "402"
 
 
+def test_low_zeros_close_to_a_digit_or_to_each_other_are_digits(number, read):
+    placed = number("4", height=160) + number("6", height=200, left=330, top=40)
+    placed += number("0", height=62, left=275, top=130)
+    placed += number("00", gap=6, height=62, left=620, top=130)
+    reading = read(on_sheet(placed))
+    assert reading.answer.number == "40600" and len(reading.found.cuts) == 0
+
+
+@pytest.mark.parametrize(
+    "boxes, count",
+    [
+        ([(50, 20, 56, 80), (60, 60, 80, 80)], 2),  # 1, and a low 0
+        ([(50, 20, 56, 80), (60, 60, 65, 80)], 1),  # strokes, each of which looks like a 1
+        ([(50, 20, 56, 130), (60, 60, 80, 80)], 1),  # a line, and what is near it
+    ],
+)
+def test_only_what_may_be_two_digits_is_taken_apart(boxes, count):
+    contrast = np.zeros([150, 100], np.float32)
+    for left, top, right, bottom in boxes:
+        contrast[top:bottom, left:right] = 1
+    pieces = mnist_app._find_components(contrast > 0.5)
+
+    def judge(pixels):
+        log_odds = np.array([-3.0, *[2.0] * (len(pixels) - 1)])  # together none, each for itself one
+        return mnist_app.Judgement(log_odds, np.ones(len(pixels)), np.zeros(len(pixels), bool))
+
+    assert len(mnist_app._take_apart(contrast, pieces, np.arange(2), judge)) == count
+
+
 def test_a_digit_that_is_hardly_smaller_than_the_others_is_a_digit(number):
     """Of a page the smallest digits may be just below the size that a digit has at least."""
     placed = [piece for top in (60, 300) for piece in number("2222", gap=80, height=32, top=top)]
@@ -352,6 +382,26 @@ def test_a_line_that_strokes_hide_for_the_most_part_is_a_line():
 def test_the_edge_of_the_sheet_is_no_one(number, read):
     picture = draw_lines(on_sheet(number("326")), [(2, 20), (2, 290)], width=9)
     assert read(picture).answer.number == "326"
+
+
+def test_a_line_that_is_much_higher_than_the_digits_is_no_one(number, read):
+    picture = on_sheet(number("308", height=80), size=(700, 420))
+    assert read(draw_lines(picture, (560, 60, 566, 330))).answer.number == "308"
+    picture = on_sheet(number("308", height=80), size=(700, 420))
+    assert read(draw_lines(picture, (560, 60, 566, 190))).answer.number == "3081", "a long 1"
+
+
+def test_more_lines_than_digits_do_not_hide_how_high_a_digit_is():
+    digits = [mnist_app._Part(None, np.array([x, 100, x + 50, 180])) for x in (100, 200)]
+    lines = [mnist_app._Part(None, np.array([x, 20, x + 6, 300])) for x in (300, 400, 500)]
+    assert mnist_app._drop_upright_lines(digits + lines, (400, 700)) == digits
+    assert mnist_app._drop_upright_lines(lines, (400, 700)) == lines
+
+
+def test_where_much_ink_is_in_no_digit_the_picture_is_seen_in_another_way():
+    one = make_found(np.zeros([1, 784]), [[0, 0, 20, 30]], log_odds=np.array([2.0]))
+    assert mnist_app._needs_no_other_look(one._replace(share_of_ink=0.95))
+    assert not mnist_app._needs_no_other_look(one._replace(share_of_ink=0.85))
 
 
 def test_a_one_at_the_rim_is_a_digit(number, read, tmp_path):

@@ -223,6 +223,16 @@ def test_a_digit_belongs_to_the_nearest_of_close_rows_that_lean():
     assert right >= 299, "in the first row that is near enough it would be 295"
 
 
+def test_a_row_that_leans_much_is_read_along_its_lean():
+    slope = -0.27  # 15 degrees up to the right
+    boxes = []
+    for row in (0, 100):
+        for left, high in ((0, 40), (105, 50), (205, 40), (310, 50), (410, 45)):
+            bottom = row + slope * left + high / 2
+            boxes.append((left, bottom - high, left + 35, bottom))
+    assert mnist_app._reading_order(np.array(boxes)) == list(range(len(boxes)))
+
+
 def test_a_stroke_that_fades_keeps_its_pale_end(two):
     fading = np.linspace(1, 0.45, 300, dtype=np.float32)[:, None]
     assert alike(only(on_paper(drawn(TWO) * fading)), two) > 0.97
