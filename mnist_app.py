@@ -2239,18 +2239,21 @@ def _measure_strokes(mask):
 # logistic regression, apart for one or two digits and for a row of more: real and made sheets of digits against
 # photographs, drawings, icons, patterns and printed pages.  With these biases hardly a real sheet is below 0.
 _FEW_DIGITS_WEIGHTS = {
-    "log odds": 1.04,  # the mean of the log odds of the digits
-    "thick": -7.5,  # the mean, see _Strokes
-    "length": -0.65,  # the largest one, see _Strokes
-    "colourfulness": -270.0,  # of the digits, at most _MOST_COLOURFUL
-    "bias": 6.3,
+    "log odds": 0.8,  # the mean of the log odds of the digits
+    "thick": -10.5,  # the mean, see _Strokes
+    "length": -0.55,  # the largest one, see _Strokes
+    "colourfulness": -274.0,  # of the digits, at most _MOST_COLOURFUL
+    "share of ink": 10.9,  # how much of the ink is in the digits
+    "bias": -4.5,
 }
 _ROW_WEIGHTS = {
-    "log odds": 3.5,  # as above
-    "unlike heights": -9.4,  # the standard deviation of the logarithm of the heights
-    "like a 1": -8.0,  # the share of the digits that are as narrow as a 1: in a pattern everything is one
-    "share of ink": 7.4,  # how much of the ink is in the digits
-    "bias": -1.9,
+    "log odds": 1.8,  # this and three others: as above
+    "thick": -10.2,
+    "colourfulness": -145.0,
+    "share of ink": 10.7,
+    "unlike heights": -4.0,  # the standard deviation of the logarithm of the heights
+    "like a 1": -8.2,  # the share of the digits that are as narrow as a 1: in a pattern everything is one
+    "bias": -4.8,
 }
 # Several colours of ink, or of printed lines, count as no more than this.
 _MOST_COLOURFUL = 0.02

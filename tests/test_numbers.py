@@ -578,6 +578,24 @@ def test_digits_of_unlike_heights_are_no_number(digits):
         assert refuses(picture) == (unlike > 0)
 
 
+def test_one_digit_beside_much_other_ink_is_no_writing():
+    """An arrow or a letter in a drawing may look like a digit."""
+    strokes = (mnist_app._Strokes(area=500, thick=0.0, length=2.0),)
+    one = make_found(np.zeros([1, 784]), [[0, 0, 40, 60]], log_odds=np.array([1.0]), strokes=strokes)
+    for share, is_writing in ((0.97, True), (0.3, False)):
+        assert mnist_app._is_writing(one._replace(share_of_ink=share), colourfulness=0) == is_writing
+
+
+def test_blots_and_colours_in_a_row_are_no_writing():
+    boxes = [[60 * i, 0, 60 * i + 40, 60] for i in range(4)]
+    pen = mnist_app._Strokes(area=500, thick=0.02, length=2.4)
+    row = make_found(np.zeros([4, 784]), boxes, log_odds=np.full(4, 0.5), strokes=4 * (pen,))
+    assert mnist_app._is_writing(row, colourfulness=0)
+    assert not mnist_app._is_writing(row._replace(strokes=4 * (pen._replace(thick=0.8),)), colourfulness=0)
+    doubtful = row._replace(log_odds=np.full(4, 0.0), share_of_ink=0.7)
+    assert mnist_app._is_writing(doubtful, colourfulness=0) and not mnist_app._is_writing(doubtful, colourfulness=0.3)
+
+
 def test_digits_in_a_heap_of_other_ink_are_no_number(digits):
     (_, (images, _)) = digits
     two = stroke(images[DIGITS[2]], 100)
