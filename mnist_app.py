@@ -1994,7 +1994,9 @@ def _erode(grey, height, width):
 
 def _extreme_down(extreme, grey, size):
     """The np.maximum or np.minimum over a centred window of `size` pixels in the column of each pixel."""
-    result = np.pad(grey, ((size // 2, (size - 1) // 2), (0, 0)), mode="edge")
+    above = np.repeat(grey[:1], size // 2, axis=0)
+    below = np.repeat(grey[-1:], (size - 1) // 2, axis=0)
+    result = np.concatenate([above, grey, below])  # np.pad does the same, and takes many times as long.
     covered = 1
     # The maximum over a window is the maximum of two smaller windows in it.  Their size doubles with each turn, and in
     # the last turn they may overlap: 7 pixels are covered by windows of 2, 4, and two of 4 with one pixel in common.
@@ -2007,8 +2009,8 @@ def _extreme_down(extreme, grey, size):
 
 def _stroke_width(mask):
     """The mean width of the strokes of mask [h, w] in pixels: two areas divided by the length of the contour."""
-    mask = np.pad(mask, 1)
-    edges = (mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum()
+    at_border = mask[0].sum() + mask[-1].sum() + mask[:, 0].sum() + mask[:, -1].sum()
+    edges = (mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum() + at_border
     contour = edges * np.pi / 4  # The edges of pixels make a slanting contour longer than it is, by 4 / pi on average.
     return 2 * mask.sum() / max(contour, 1)
 
