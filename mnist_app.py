@@ -736,24 +736,11 @@ _MOST_DIGITS_TO_CUT = 60
 def _read_view(view, shows_one_digit, judge):
     """Find the digits of a _View; returns a Found.  Raises PictureError where there is none."""
     pieces = _find_pieces(view.contrast, view.threshold)
-    groups = [np.flatnonzero(pieces.keep)] if shows_one_digit else _group_into_digits(pieces)
-    smallest = _SMALLEST * max(view.contrast.shape)
-    sizes = np.array([max(pieces.size_of(group)) for group in groups])
-    if sizes.max() < smallest:
-        raise PictureError("shows no digit, only a dot: come nearer with the camera.")
-    # Where some are large enough, others that are hardly smaller are digits, too.
-    least = min(smallest, _HARDLY_SMALLER * np.median(sizes[sizes >= smallest]))
-    groups = [group for group, size in zip(groups, sizes, strict=True) if size >= least]
-    loose_groups = []
-    if judge is not None and not shows_one_digit:
-        take_apart = functools.partial(_take_apart, view.contrast, pieces, judge=judge)
-        loose_groups = list(itertools.chain.from_iterable(map(take_apart, _list_loose_digits(pieces, groups))))
-        groups = list(itertools.chain.from_iterable(map(take_apart, groups)))
-    parts = [_make_part(view.contrast, pieces, group) for group in groups]
-    parts += [_make_part(view.contrast, pieces, group, is_loose=True) for group in loose_groups]
-    parts, smudges = _set_smudges_apart(parts)
+    parts, smudges = _set_smudges_apart(_find_parts(view, pieces, shows_one_digit, judge))
     if judge is not None:
         parts = _judge_parts(parts, judge)
+    if not parts:
+        raise PictureError(_NO_DIGIT)
     parts = _drop_upright_lines(parts, view.contrast.shape)
     strokes = tuple(part.strokes for part in parts)
     ink_on_paper = pieces.areas[pieces.on_paper].sum() - sum(part.strokes.area for part in smudges)
@@ -776,6 +763,28 @@ def _read_view(view, shows_one_digit, judge):
         strokes,
         sum(each.area for each in strokes) / ink_on_paper,
     )
+
+
+def _find_parts(view, pieces, shows_one_digit, judge):
+    """The _Parts that the pieces of ink of a _View make, not judged yet; the other arguments are as for _read_view.
+
+    Raises PictureError where all are too small.
+    """
+    groups = [np.flatnonzero(pieces.keep)] if shows_one_digit else _group_into_digits(pieces)
+    smallest = _SMALLEST * max(view.contrast.shape)
+    sizes = np.array([max(pieces.size_of(group)) for group in groups])
+    if sizes.max() < smallest:
+        raise PictureError("shows no digit, only a dot: come nearer with the camera.")
+    # Where some are large enough, others that are hardly smaller are digits, too.
+    least = min(smallest, _HARDLY_SMALLER * np.median(sizes[sizes >= smallest]))
+    groups = [group for group, size in zip(groups, sizes, strict=True) if size >= least]
+    loose_groups = []
+    if judge is not None and not shows_one_digit:
+        take_apart = functools.partial(_take_apart, view.contrast, pieces, judge=judge)
+        loose_groups = list(itertools.chain.from_iterable(map(take_apart, _list_loose_digits(pieces, groups))))
+        groups = list(itertools.chain.from_iterable(map(take_apart, groups)))
+    parts = [_make_part(view.contrast, pieces, group) for group in groups]
+    return parts + [_make_part(view.contrast, pieces, group, is_loose=True) for group in loose_groups]
 
 
 def _place_ends(view, ends):

@@ -313,6 +313,20 @@ def test_a_small_zero_between_large_digits_is_a_digit(number, read):
     assert read(on_sheet(placed)).answer.number == "402"
 
 
+def test_a_stain_among_specks_is_no_digit():
+    contrast = np.zeros([300, 300], np.float32)
+    contrast[100:160, 130:140] = 0.2  # the stain
+    for top, left in ((20, 20), (20, 250), (250, 20)):
+        contrast[top : top + 20, left : left + 6] = 1
+
+    def judge(pixels):
+        return mnist_app.Judgement(np.full(len(pixels), -2.0), np.ones(len(pixels)), np.zeros(len(pixels), bool))
+
+    view = mnist_app._View(contrast, 0.1, np.zeros([0, 4]), to_picture=lambda points: points)
+    with pytest.raises(mnist_app.PictureError):
+        mnist_app._read_view(view, False, judge)
+
+
 def test_low_zeros_close_to_a_digit_or_to_each_other_are_digits(number, read):
     placed = number("4", height=160) + number("6", height=200, left=330, top=40)
     placed += number("0", height=62, left=275, top=130)
