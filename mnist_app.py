@@ -2336,21 +2336,23 @@ def write_outlines(data_dir, samples, added=()):
     # A sample that stood here twice would be its own neighbour.
     added = dict.fromkeys(added)
     some = [*added, *_choose_evenly([sample for sample in dict.fromkeys(samples) if sample not in added])]
-    pixels = np.frombuffer(b"".join(pixels for pixels, _ in some), np.uint8).reshape(-1, INPUT_NODE)
-    portions = np.array_split(pixels, math.ceil(len(pixels) / 1000))  # All at once would need much memory.
-    outlines = np.concatenate([_get_outlines(portion / np.float32(255)) for portion in portions])
+    outlines = np.empty([len(some), INPUT_NODE // 4], np.float16)
+    for start in range(0, len(some), 1000):  # All at once would need much memory.
+        pixels = np.frombuffer(b"".join(pixels for pixels, _ in some[start : start + 1000]), np.uint8)
+        outlines[start : start + 1000] = _get_outlines(pixels / np.float32(255))
     classes = np.array([number for _, number in some])
     distances = []
     for number in np.unique(classes):
-        own = outlines[classes == number]
+        own = outlines[classes == number].astype(np.float32)
         if len(own) < 2:  # A single picture has no neighbour.
             continue
-        likeness = own[:1000] @ own.T  # All of them against all would need too much memory.
-        np.fill_diagonal(likeness, 0)
-        distances.extend(1 - likeness.max(1))
+        for start in range(0, min(len(own), 1000), 200):  # All of them against all would need too much memory.
+            likeness = own[start : start + 200] @ own.T
+            np.fill_diagonal(likeness[:, start:], 0)
+            distances.extend(1 - likeness.max(1))
     limit = max(np.quantile(distances, 1 - _STRANGE_SHARE), _LEAST_LIMIT) if distances else 1.0
     with mnist_forward.write_whole(data_dir / OUTLINES_FILE) as part, open(part, "wb") as file:
-        np.savez_compressed(file, outlines=outlines.astype(np.float16), classes=classes, strange=limit)
+        np.savez_compressed(file, outlines=outlines, classes=classes, strange=limit)
 
 
 def _choose_evenly(samples):
