@@ -291,6 +291,7 @@ def test_fields_are_as_strong_as_set():
         assert shifts.shape == (4000, 2, 28, 28)
         np.testing.assert_allclose(shifts, np.broadcast_to(shifts[:, :, :1, :1], shifts.shape), atol=1e-4)
         assert np.abs(shifts).mean() == pytest.approx(1.0, rel=0.03), "evenly from -2 to 2"
+        assert np.abs(shifts.mean(axis=(0, 2, 3))).max() < 0.1, "to both sides, and up and down"
 
         rotation = drawn(rotation=10)
         corner = np.linalg.norm(rotation[:, :, 0, 0], axis=1)  # 13.5 pixels to the left of and above the centre
