@@ -1,5 +1,6 @@
 """mnist_test.py: its accuracy against numpy, its patience, its quiet end."""
 
+import os
 import shutil
 import signal
 import types
@@ -106,16 +107,18 @@ def test_where_the_newest_is_damaged_the_one_before_is_evaluated_only_once(data,
 
 def test_a_step_that_was_trained_anew_is_evaluated_again(data, model, tmp_path, monkeypatch, capsys):
     copy = shutil.copytree(model, tmp_path / "copy")
-    steps = iter([400, 600])
-
-    def instead_of_sleeping(_seconds):
-        (copy / "checkpoint").write_text(f'model_checkpoint_path: "mnist_model-{next(steps)}"\n')
-
-    monkeypatch.setattr(mnist_test, "time", types.SimpleNamespace(sleep=instead_of_sleeping))
+    changes = iter(
+        [
+            lambda: (copy / "checkpoint").write_text('model_checkpoint_path: "mnist_model-400"\n'),
+            lambda: os.utime(copy / "mnist_model-400.index", (0, 0)),  # the same step, saved at another time
+            lambda: None,
+        ]
+    )
+    monkeypatch.setattr(mnist_test, "time", types.SimpleNamespace(sleep=lambda _seconds: next(changes)()))
     with pytest.raises(StopIteration):
         mnist_test.test(copy, data)
     said = capsys.readouterr().out
-    assert said.count("After 600 training") == 2 and said.count("After 400 training") == 1
+    assert said.count("After 600 training") == 1 and said.count("After 400 training") == 2
 
 
 def test_a_checkpoint_deleted_before_it_is_read_is_no_error(data, model, tmp_path, monkeypatch, capsys):
