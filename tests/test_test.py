@@ -62,6 +62,17 @@ def test_accuracy_and_confusion_equal_the_same_weights_in_numpy(data, model, dig
     assert "accuracy" in event_tags(model / "test")
 
 
+def test_the_confidence_is_the_probability_of_the_answer_right_or_wrong(data, model, digits, tmp_path, monkeypatch):
+    (_, (images, _)) = digits
+    kept = []
+    monkeypatch.setattr(mnist_test, "save_look", lambda evaluation, *_: kept.append(evaluation))
+    mnist_test.test(model, data, once=True, look_dir=tmp_path)
+    exponentials = np.exp(scores_in_numpy(str(model / "mnist_model-600"), images[:TEST]))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(kept[0].confidence, probabilities.max(axis=1), rtol=1e-3)
+    assert len(kept[0].mistaken) > 0, "some answers are wrong"
+
+
 def test_no_checkpoint_is_said_with_the_cure(data, tmp_path):
     with pytest.raises(UserError, match=r"holds no checkpoint: run mnist_backward\.py first"):
         mnist_test.test(tmp_path, data, once=True)
