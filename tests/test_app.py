@@ -539,6 +539,13 @@ def test_without_such_a_font_a_class_has_its_number_and_other_texts_question_mar
     assert texts[:2] == ["2:\xa090.0%, cat:\xa010.0%, 1:\xa00.0%", "1.png: 2 (90.0%)"]
 
 
+def test_a_column_is_as_wide_as_its_widest_picture():
+    narrow, wide = Image.new("RGB", (10, 10), "red"), Image.new("RGB", (30, 10), "blue")
+    sheet = mnist_app.arrange_in_grid([narrow, narrow, wide, narrow], columns=2)
+    assert sheet.size == (30 + 12 + 10 + 12, 2 * (10 + 12))
+    assert np.asarray(sheet)[28, 6:36].tolist() == 30 * [[0, 0, 255]], "no other picture covers it"
+
+
 def test_text_fits_its_width(fonts):
     for text in ("4: 90.0%, 9: 10.0%, 1: 0.0%", "4:\xa090.0%, 9:\xa010.0%, 1:\xa00.0%"):
         assert mnist_app.draw_text(text, 112).size == (112, 38), "two lines"

@@ -120,14 +120,17 @@ def test_idx_files_of_no_picture_are_refused(tmp_path, digits):
 
 
 def picture_folder(folder, digits):
-    """The lecture's form: a light-on-dark JPEG, a photo-like PNG, a dark-on-light GIF, and the lines that name them."""
+    """The lecture's form: a light-on-dark JPEG, a photo-like PNG, a dark-on-light GIF, and the lines that name them.
+
+    One of the lines has a tabulator in place of the blank.
+    """
     (_, (images, _)) = digits
     folder.mkdir()
     Image.fromarray(images[0]).save(folder / "0_7.jpg", quality=95)
     Image.fromarray(255 - images[2]).save(folder / "dark.gif")
     large = 255 - np.pad(np.kron(images[1], np.ones((6, 6), np.uint8)), ((40, 40), (100, 60)))
     Image.fromarray(large).save(folder / "a two.png")
-    return "0_7.jpg 7\na two.png 2\ndark.gif 1\n"
+    return "0_7.jpg 7\na two.png 2\ndark.gif\t1\n"
 
 
 def test_the_lecture_s_form_takes_28x28_as_it_is_and_prepares_the_rest(tmp_path, digits, write):

@@ -135,7 +135,9 @@ def test_the_lines_of_a_form_are_taken_out(number, read):
     separators = [[(left - 30, 60), (left - 30, 260)] for _, left, _ in placed[1:]]
     reading = read(draw_lines(on_sheet(placed), box, *separators))
     assert reading.answer.number == "2046" and not reading.answer.error
-    assert len(reading.found.lines) >= 4
+    x, y, other_x, other_y = reading.found.lines.T
+    assert (abs(other_y - y) > 100).sum() >= 5, "two sides and three separators"
+    assert (abs(other_x - x) > 500).sum() >= 2
 
 
 def test_the_separators_of_a_form_are_no_ones_where_the_picture_is_cut_close(number, read):

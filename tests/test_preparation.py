@@ -195,6 +195,19 @@ def test_loose_strokes_of_a_digit_stay_together_and_digits_apart():
     assert count(on_paper(apart)) == 2
 
 
+def test_pixels_that_touch_at_a_corner_are_one_piece():
+    for line in (np.eye(9, dtype=bool), np.fliplr(np.eye(9, dtype=bool))):
+        assert mnist_app._find_components(line).areas.tolist() == [9]
+
+
+def test_a_fragment_of_a_broken_digit_goes_with_both_halves():
+    mask = np.zeros([110, 80], bool)
+    mask[10:50, 10:40] = mask[53:93, 10:40] = True
+    mask[60:70, 43:50] = True  # It is near the lower half only.
+    groups = mnist_app._group_into_digits(mnist_app._find_components(mask))
+    assert [sorted(group) for group in groups] == [[0, 1, 2]]
+
+
 def test_rows_are_read_from_left_to_right_then_down():
     cover = np.zeros((600, 800), np.float32)
     expected = []

@@ -68,10 +68,16 @@ def test_a_number_of_shards_that_can_t_be_is_refused(shards):
 
 def test_shards_of_the_command_line_are_written(tmp_path, digits, write):
     ((images, labels), _) = digits
-    write("--data", idx_folder(tmp_path, images[:50], labels[:50]), "--shards", 3)
-    names = sorted(path.name for path in tmp_path.glob("*.tfrecords"))
+    folder = idx_folder(tmp_path, images[:50], labels[:50])
     sets = ("mnist_test", "mnist_train")
-    assert names == [f"{name}-0000{i}-of-00003.tfrecords" for name in sets for i in range(3)]
+
+    def list_names():
+        return sorted(path.name for path in folder.glob("*.tfrecords"))
+
+    write("--data", folder, "--shards", 3)
+    assert list_names() == [f"{name}-0000{i}-of-00003.tfrecords" for name in sets for i in range(3)]
+    write("--data", folder)
+    assert list_names() == [f"{name}.tfrecords" for name in sets], "the old shards are gone"
 
 
 def test_a_name_is_the_same_with_its_accents_apart(tmp_path, write):
