@@ -203,7 +203,7 @@ def test_pixels_that_touch_at_a_corner_are_one_piece():
 def test_a_fragment_of_a_broken_digit_goes_with_both_halves():
     mask = np.zeros([110, 80], bool)
     mask[10:50, 10:40] = mask[53:93, 10:40] = True
-    mask[60:70, 43:50] = True  # It is near the lower half only.
+    mask[30:40, 43:50] = True  # It is near the upper half only.
     groups = mnist_app._group_into_digits(mnist_app._find_components(mask))
     assert [sorted(group) for group in groups] == [[0, 1, 2]]
 

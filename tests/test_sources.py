@@ -228,6 +228,17 @@ def test_sub_folders_and_several_sources_can_be_added(sources, tmp_path, write):
     assert classes.shape == (20, 10)
 
 
+def test_added_digits_come_first_in_the_contact_sheet(sources, tmp_path, write, monkeypatch):
+    folder, samples = sources
+    (tmp_path / "own" / "7").mkdir(parents=True)
+    Image.fromarray(np.uint8(on_paper(drawn([(0.1, 0), (0.85, 0), (0.4, 1)])) * 255)).save(tmp_path / "own/7/a.png")
+    shown = []
+    monkeypatch.setattr(mnist_generateds, "save_contact_sheet", lambda _, given, __: shown.extend(given))
+    monkeypatch.setattr(mnist_generateds, "ADDED_REPEATS", 1)  # With 300 it would come first by chance.
+    write("--data", folder, "--add", tmp_path / "own")
+    assert len(shown) == 81 and shown[0] not in samples["train"] + samples["world-train"]
+
+
 def test_a_line_s_labels_are_the_shortest_end_that_leaves_the_name_of_a_file(tmp_path):
     for name in ("a.png", "a 7.png", "house", "a b.png"):
         (tmp_path / name).touch()
