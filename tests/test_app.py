@@ -258,6 +258,11 @@ def test_an_answer_is_the_likeliest_classes_and_the_probability_that_all_are_rig
     assert str(answer) == "42 (72.0%)"
 
 
+def test_names_of_several_letters_stay_apart(answer_with, monkeypatch):
+    monkeypatch.setattr(mnist_app, "read_class_names", lambda _: ["0", "1", "2", "3", "four", "5", "6", "7", "8", "9"])
+    assert answer_with([row(p4=0.9, p9=0.1), row(p2=0.8, p7=0.2), row(p4=0.9, p9=0.1)]).number == "four 2 four"
+
+
 def test_an_unsure_network_gets_a_sentence_but_one_unsure_digit_of_a_number_does_not(model, monkeypatch):
     monkeypatch.setattr(mnist_app, "_measure_strangeness", lambda pixels, classes, model_dir: np.zeros(len(pixels)))
     sure = row(p3=0.9, p5=0.1)

@@ -82,6 +82,14 @@ def test_other_classes_are_refused_with_both_numbers(shapes, model):
     assert "is another network" in said and "[500, 3] there and [500, 10] here" in said
 
 
+def test_as_many_classes_of_other_names_are_other_classes(tmp_path):
+    for name, classes in (("model", "cat\ndog\n"), ("data", "cat\ncow\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "classes.txt").write_text(classes)
+    with pytest.raises(UserError, match=r"2 classes \(cat, dog\).*2 classes \(cat, cow\)"):
+        mnist_forward.require_same_classes(tmp_path / "model", tmp_path / "data")
+
+
 def test_a_sub_folder_that_is_no_class_and_a_bad_picture_are_named(pictures, tmp_path, write):
     more = shutil.copytree(pictures, tmp_path / "more")
     (more / "wave").rename(more / "flag")

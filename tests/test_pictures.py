@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from PIL import EpsImagePlugin, Image, ImageOps
 
-from mnist_app import PictureError, open_picture, pre_pic
+from mnist_app import PictureError, open_picture, open_with_scale, pre_pic
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +164,7 @@ def test_a_jpeg_of_more_pixels_is_opened_at_a_fraction_of_its_size(seven, tmp_pa
     image, expected = seven
     image.convert("L").resize((10_400, 10_400), Image.Resampling.NEAREST).save(tmp_path / "large.jpg")
     assert alike(tmp_path / "large.jpg", expected) > 0.8
+    assert open_with_scale(tmp_path / "large.jpg")[1] == 10.4, "a pixel of it is so many of the file"
 
 
 def test_mutated_pictures_raise_nothing_but_the_app_s_own_error():

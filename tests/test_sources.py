@@ -164,6 +164,16 @@ def test_each_added_digit_is_known_however_many_others_there_are(sources, tmp_pa
     assert len(known) == 35 and {outline.tobytes() for outline in added} <= known
 
 
+def test_no_digit_is_its_own_neighbour(tmp_path):
+    """Of digits that are all unlike each other, none is strange."""
+    rng = np.random.default_rng(3)
+    alike = [bytes([50 + i]) + bytes(400) + 100 * b"x" + bytes(283) for i in range(200)]
+    unlike = [rng.integers(0, 256, 784, np.uint8).tobytes() for _ in range(50)]
+    mnist_app.write_outlines(tmp_path, [(pixels, 0) for pixels in alike + unlike])
+    with np.load(tmp_path / "outlines.npz") as file:
+        assert file["strange"] > 0.02, "noise is so far from other noise"
+
+
 def test_of_a_rare_class_as_many_digits_are_known_as_of_a_common_one(digits, tmp_path, monkeypatch):
     ((images, _), _) = digits
     pictures = [image.tobytes() for image in images[:230]]
