@@ -504,7 +504,7 @@ class Found(NamedTuple):
     cuts: np.ndarray  # where touching digits were cut: the two ends of each cut, x, y, x, y, float [c, 4]
     lines: np.ndarray  # the printed lines that were taken out, in the form of the cuts, float [l, 4]
     # For each digit the log odds that it is a whole digit, float [n].  With p its probability, these are
-    # log(p / (1 - p)): 0 where p is 0.5, -0.5 where p is 0.38, -3 where p is 0.05, and 2 where p is 0.88.
+    # log(p / (1 - p)): 0 where p is 0.5, -1 where p is 0.27, -3 where p is 0.05, and 2 where p is 0.88.
     log_odds: np.ndarray
     confidence: np.ndarray  # for each digit the network's probability of its likeliest class, float [n]
     is_refused: np.ndarray  # bool [n], which of them are refused, as judge_digits says
@@ -547,7 +547,7 @@ def find_digits(picture, judge=None):
 # What the log odds of a digit (see judge_digits) mean for the choice between two ways to see a picture.  Below the
 # first limit a piece of ink may be something else than one whole digit.  Rare forms of a digit in real hands have log
 # odds down to about the second limit.  So only what is below that one is surely no digit.
-_DOUBTFUL_LOG_ODDS = -0.5
+_DOUBTFUL_LOG_ODDS = -1.0
 _INCREDIBLE_LOG_ODDS = -3.0
 # A second look counts only if the mean of its log odds is above this limit.
 _IMPROBABLE_LOG_ODDS = -1.2
@@ -1817,6 +1817,9 @@ _LEAST_LOG_ODDS = -1.0
 # the digits of a number are about equally high, but a slice of any digit looks like a low 1.
 _PRICE_OF_DIGIT = 0.5
 _PRICE_OF_LOWNESS = 4.0
+# Digits that overlap have ink in common.  So a digit may begin before the cut at which the digit to its left ends, by
+# this share of the piece's height.
+_OVERLAP = 0.12
 # The search goes on with this many rows.
 _BEAM = 4
 
@@ -1896,14 +1899,15 @@ def _extend(rows, cuts, ink, judge):
     height, width = ink.shape
     piece_height = _count_rows(ink)  # without the margin
     spans = []
-    for row in rows:
-        for cut in cuts:
-            distance = cut.x - row.end.x
-            # Over the whole width it would be one digit, which _find_best_digits begins with.
-            if distance < width and _DIGIT_WIDTHS[0] * height <= distance <= _DIGIT_WIDTHS[1] * height:
-                between = _between(ink, row.end, cut)
-                if _count_rows(between) >= _LEAST_DIGIT_HEIGHT * piece_height:
-                    spans.append((row, cut, between))
+    for row, cut in itertools.product(rows, cuts):
+        distance = cut.x - row.end.x
+        # Over the whole width it would be one digit, which _find_best_digits begins with.
+        if not (distance < width and _DIGIT_WIDTHS[0] * height <= distance <= _DIGIT_WIDTHS[1] * height):
+            continue
+        for overlap in (0, _OVERLAP) if row.digits else (0,):
+            between = _between(ink, row.end._replace(x=row.end.x - overlap * height), cut)
+            if _count_rows(between) >= _LEAST_DIGIT_HEIGHT * piece_height:
+                spans.append((row, cut, between))
     if not spans:
         return []
     pixels = [_to_mnist(between) for _, _, between in spans]
@@ -2113,15 +2117,23 @@ _OUTLINE_SAMPLES = 20000
 _OUTLINE_SAMPLES_OF_CLASS = 100
 
 
-# The log odds are a sum of features with these weights, fitted by logistic regression: whole digits of MNIST's training
-# set against pairs of them that touch and against pieces of such pairs that were cut at the wrong place.
+# The weights of a second network of the lecture's form, with two classes.  It was trained on whole digits against what
+# is none: several that touch, parts of them, digits with a line across them.  tests/make_whole_digits.py makes it.
+WHOLE_DIGITS_PATH = mnist_forward.DATA_PATH / "whole_digits.npz"
+# The log odds are a sum of features with these weights, fitted by logistic regression on such pictures of MNIST's
+# training digits as that network was not trained on.
 _LOG_ODDS_WEIGHTS = {
-    "strangeness": -6.0,  # the distance to the nearest training digit of the class, divided by the limit
-    "log probability": 0.14,  # of the class
-    "log improbability": -0.18,  # the logarithm of 1 minus that
-    "aspect": 1.98,  # the width as a share of the height, at most 1
-    "wide": -4.11,  # how much more than 1 that share is
-    "bias": 0.2,
+    "wholeness": 0.64,  # that network's own log odds
+    "strangeness": -1.57,  # the distance to the nearest training digit of the class, divided by the limit
+    "log probability": 0.74,  # of the class
+    "log improbability": -0.19,  # the logarithm of 1 minus that
+    "bias": -0.63,
+}
+# Of other classes than digits nothing is known beforehand.
+_LOG_ODDS_WEIGHTS_OF_OWN_CLASSES = {
+    "strangeness": -6.2,
+    "log improbability": -0.45,
+    "bias": -0.1,
 }
 
 
@@ -2152,21 +2164,42 @@ def judge_digits(pixels, probabilities, model_dir):
 
     Returns a Judgement.
     """
-    strangeness = _measure_strangeness(pixels, probabilities.argmax(axis=1), model_dir)
+    features = _measure_features(pixels, probabilities, model_dir)
+    is_of_digits = read_class_names(model_dir) == mnist_forward.DIGITS
+    weights = _LOG_ODDS_WEIGHTS if is_of_digits else _LOG_ODDS_WEIGHTS_OF_OWN_CLASSES
+    log_odds = sum(weight * features[name] for name, weight in weights.items())
     confidence = probabilities.max(axis=1)
-    likeliest = np.clip(confidence, 1e-5, 1 - 1e-5)
-    is_ink = pixels.reshape(-1, IMAGE_SIDE, IMAGE_SIDE) > 0.5
-    aspect = is_ink.any(axis=1).sum(axis=1) / np.maximum(is_ink.any(axis=2).sum(axis=1), 1)
-    features = {
-        "strangeness": strangeness,
+    is_refused = (confidence < _LEAST_CONFIDENCE) | (features["strangeness"] > 1)
+    return Judgement(log_odds, confidence, is_refused)
+
+
+def _measure_features(pixels, probabilities, model_dir):
+    """The features of _LOG_ODDS_WEIGHTS, {name: float [n]}; the arguments are as for judge_digits."""
+    likeliest = np.clip(probabilities.max(axis=1), 1e-5, 1 - 1e-5)
+    return {
+        "wholeness": _measure_wholeness(pixels),
+        "strangeness": _measure_strangeness(pixels, probabilities.argmax(axis=1), model_dir),
         "log probability": np.log(likeliest),
         "log improbability": np.log(1 - likeliest),
-        "aspect": np.minimum(aspect, 1),
-        "wide": np.maximum(aspect - 1, 0),
         "bias": np.ones(len(pixels)),
     }
-    log_odds = sum(weight * features[name] for name, weight in _LOG_ODDS_WEIGHTS.items())
-    return Judgement(log_odds, confidence, (confidence < _LEAST_CONFIDENCE) | (strangeness > 1))
+
+
+def _measure_wholeness(pixels):
+    """The log odds that pixels [n, 784] are a whole digit, float32 [n], by the network of WHOLE_DIGITS_PATH."""
+    weights = _read_whole_digits()
+    hidden = np.maximum(pixels @ weights["weights1"] + weights["biases1"], 0)
+    return hidden @ weights["weights2"] + weights["bias2"]
+
+
+@functools.cache
+def _read_whole_digits():
+    """The weights in the file WHOLE_DIGITS_PATH, {name: float32 array}; raises UserError where it can't be read."""
+    try:
+        with np.load(WHOLE_DIGITS_PATH) as file:
+            return {name: values.astype(np.float32) for name, values in file.items()}
+    except Exception:  # numpy, zip and zlib have one each.
+        raise UserError(f"{WHOLE_DIGITS_PATH} is missing or damaged: take it from the repository again.") from None
 
 
 def _find_refusal(found, picture, class_names):
@@ -2248,24 +2281,24 @@ def _measure_strokes(mask):
 
 # A drawing or a photo of something is told from writing by a sum of features with these weights.  They are fitted by
 # logistic regression, apart for one or two digits and for a row of more: real and made sheets of digits against
-# photographs, drawings, icons, patterns and printed pages.  With these biases hardly a real sheet is below 0.  For few
-# digits the weights of the log odds and of thickness were then moved a little, so that more letters are below 0, too.
+# photographs, drawings, icons, patterns and printed pages.  With these biases hardly a real sheet is below 0.  Colours
+# then got less weight and thickness more, since a red pen is still a pen, and a blot is none.
 _FEW_DIGITS_WEIGHTS = {
-    "log odds": 1.04,  # the mean of the log odds of the digits
+    "log odds": 0.5,  # the mean of the log odds of the digits
     "thick": -9.0,  # the mean, see _Strokes
-    "length": -0.65,  # the largest one, see _Strokes
-    "colourfulness": -270.0,  # of the digits, at most _MOST_COLOURFUL
-    "share of ink": 10.9,  # how much of the ink is in the digits
-    "bias": -4.6,
+    "length": -0.53,  # the largest one, see _Strokes
+    "colourfulness": -250.0,  # of the digits, at most _MOST_COLOURFUL
+    "share of ink": 9.1,  # how much of the ink is in the digits
+    "bias": -3.2,
 }
 _ROW_WEIGHTS = {
-    "log odds": 1.8,  # this and three others: as above
-    "thick": -10.2,
-    "colourfulness": -145.0,
-    "share of ink": 10.7,
-    "unlike heights": -4.0,  # the standard deviation of the logarithm of the heights
-    "like a 1": -8.2,  # the share of the digits that are as narrow as a 1: in a pattern everything is one
-    "bias": -4.8,
+    "log odds": 1.0,  # this and three others: as above
+    "thick": -10.0,
+    "colourfulness": -110.0,
+    "share of ink": 7.0,
+    "unlike heights": -5.0,  # the standard deviation of the logarithm of the heights
+    "like a 1": -6.0,  # the share of the digits that are as narrow as a 1: in a pattern everything is one
+    "bias": -2.1,
 }
 # Several colours of ink, or of printed lines, count as no more than this.
 _MOST_COLOURFUL = 0.02

@@ -6,7 +6,7 @@ pictures got no answer, and how many of the single digits were read as several.
 
     python tests/long_numbers.py                             # all of the kinds
     python tests/long_numbers.py --kinds pair triple-2       # the kinds whose names begin so
-    python tests/long_numbers.py --set train --count 50      # fifty of each kind, of training digits
+    python tests/long_numbers.py --set held_out --count 50   # fifty of each kind, to choose by
     python tests/long_numbers.py --save seen/ --list         # keep the pictures, and list what was misread
 
 The kinds are `single`; `pair-K` and `triple-K`, of which the digits overlap by K pixels where a digit is 20 high; and
@@ -31,7 +31,8 @@ from mnist_forward import MODEL_SAVE_PATH
 from mnist_generateds import read_idx
 
 SEED = 1
-PREFIXES = {"test": "t10k", "train": "train"}
+# The file names of each set, and which of their digits.  Those held out are not used by make_whole_digits.py either.
+SETS = {"test": ("t10k", slice(None)), "held_out": ("train", slice(-5000, None))}
 PAPER = (235, 235, 235)
 INK = (40, 40, 40)
 
@@ -93,10 +94,13 @@ def choose_digits(rng, labels, count):
     return np.array([rng.choice(np.flatnonzero(labels == digit)) for digit in classes])
 
 
-def draw_digit(rng, picture):
-    """The strokes of an MNIST digit, uint8 [28, 28], at about HEIGHT: float32 [h, w] in 0..1, without paper round."""
+def draw_digit(rng, picture, thinner=0.0):
+    """The strokes of an MNIST digit, uint8 [28, 28], at about HEIGHT: float32 [h, w] in 0..1, without paper round.
+
+    `thinner` is as for make_pictures.stroke.
+    """
     height = HEIGHT * rng.uniform(1 - UNLIKE, 1 + UNLIKE)
-    strokes = make_pictures.stroke(picture, height)
+    strokes = make_pictures.stroke(picture, height, thinner)
     inside = strokes > 0.5
     rows = np.flatnonzero(inside.any(axis=1))
     columns = np.flatnonzero(inside.any(axis=0))
@@ -323,7 +327,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kinds", nargs="+", default=[""], help="how the names of the kinds begin (all of them)")
     parser.add_argument("--count", type=int, help="pictures of each kind (2,000 single; 334; 42 of fields)")
-    parser.add_argument("--set", choices=PREFIXES, default="test", help="whose digits are used (%(default)s)")
+    parser.add_argument("--set", choices=SETS, default="test", help="whose digits are used (%(default)s)")
     parser.add_argument("--model", type=Path, default=MODEL_SAVE_PATH, help="folder of the checkpoints (%(default)s)")
     parser.add_argument("--save", type=Path, metavar="DIR", help="keep the pictures there")
     parser.add_argument("--list", action="store_true", help="list what was misread")
@@ -331,9 +335,9 @@ def main():
     kinds = [kind for kind in KINDS if kind.name.startswith(tuple(args.kinds))]
     if not kinds:
         parser.error(f"these are the kinds: {', '.join(kind.name for kind in KINDS)}")
-    prefix = PREFIXES[args.set]
-    images = read_idx(ROOT / "data" / f"{prefix}-images-idx3-ubyte.gz", 3)
-    labels = read_idx(ROOT / "data" / f"{prefix}-labels-idx1-ubyte.gz", 1)
+    prefix, which = SETS[args.set]
+    images = read_idx(ROOT / "data" / f"{prefix}-images-idx3-ubyte.gz", 3)[which]
+    labels = read_idx(ROOT / "data" / f"{prefix}-labels-idx1-ubyte.gz", 1)[which]
     with contextlib.ExitStack() as stack:
         folder = args.save or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)

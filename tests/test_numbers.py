@@ -4,7 +4,9 @@ Each sheet needs one step of the reader: without this step, its test fails.
 """
 
 import json
+import shutil
 
+import make_whole_digits
 import numpy as np
 import pytest
 from conftest import ROOT, make_found, run
@@ -70,6 +72,30 @@ def test_digits_that_overlap_are_cut_where_most_is_recognised(number, read):
     numbers = ("82", "66", "40", "52", "56", "80")
     answers = [read(on_sheet(number(text, gap=-80))).answer.number for text in numbers]
     assert sum(map(str.__eq__, answers, numbers)) >= 5
+
+
+def test_a_whole_digit_is_told_from_several_and_from_a_part_of_one(digits):
+    (_, (images, labels)) = digits
+    rng = np.random.default_rng(1)
+    source = make_whole_digits.Source(images, labels)
+    pieces = [piece for _ in range(60) for piece in make_whole_digits.make_scene(rng, [source])]
+    pixels = np.stack([mnist_app._to_mnist(np.pad(ink, 2)) for ink, _ in pieces])
+    is_whole = np.array([is_whole for _, is_whole in pieces])
+    guessed = mnist_app._measure_wholeness(pixels) > 0
+    assert (guessed == is_whole).mean() > 0.9
+    assert guessed[is_whole].mean() > 0.88, "of those that are whole"
+
+
+def test_what_is_known_of_digits_is_no_help_with_other_classes(digits, model, tmp_path, monkeypatch):
+    (_, (images, _)) = digits
+    shutil.copytree(model, tmp_path / "own")
+    (tmp_path / "own" / "classes.txt").write_text("\n".join("ABCDEFGHIJ"))
+    pixels = images[:5].reshape(-1, 784) / np.float32(255)
+    probabilities = np.full([5, 10], 0.1)
+    before = [mnist_app.judge_digits(pixels, probabilities, folder).log_odds for folder in (model, tmp_path / "own")]
+    monkeypatch.setattr(mnist_app, "_measure_wholeness", lambda pixels: np.full(len(pixels), -9.0))
+    after = [mnist_app.judge_digits(pixels, probabilities, folder).log_odds for folder in (model, tmp_path / "own")]
+    assert (after[0] < before[0] - 1).all() and (after[1] == before[1]).all()
 
 
 def test_one_digit_is_not_cut(number, read):
@@ -530,7 +556,7 @@ def test_own_classes_may_be_drawings(model, tmp_path, monkeypatch):
     ImageDraw.Draw(picture).line([(150, 60), (150, 340)], "black", 8)
     ImageDraw.Draw(picture).ellipse([100, 40, 200, 140], fill="black")
     picture.save(tmp_path / "drawing.png")
-    with pytest.raises(mnist_app.PictureError, match="something else than writing"):
+    with pytest.raises(mnist_app.PictureError, match="something else than writing|nothing that is clearly a digit"):
         mnist_app.pre_pic(tmp_path / "drawing.png", model)
     monkeypatch.setattr(mnist_app, "read_class_names", lambda model_dir: [f"class {i}" for i in range(10)])
     assert len(mnist_app.pre_pic(tmp_path / "drawing.png", model)) == 1
@@ -606,7 +632,7 @@ def test_blots_and_colours_in_a_row_are_no_writing():
     row = make_found(np.zeros([4, 784]), boxes, log_odds=np.full(4, 0.5), strokes=4 * (pen,))
     assert mnist_app._is_writing(row, colourfulness=0)
     assert not mnist_app._is_writing(row._replace(strokes=4 * (pen._replace(thick=0.8),)), colourfulness=0)
-    doubtful = row._replace(log_odds=np.full(4, 0.0), share_of_ink=0.7)
+    doubtful = row._replace(log_odds=np.full(4, -1.0), share_of_ink=0.7)
     assert mnist_app._is_writing(doubtful, colourfulness=0) and not mnist_app._is_writing(doubtful, colourfulness=0.3)
 
 

@@ -1,0 +1,312 @@
+"""Trains the network that tells whole digits from what is none: `python tests/make_whole_digits.py`.
+
+It is the lecture's network with two classes, "other" and "whole", trained by mnist_backward.py as any data set of one's
+own is.  Its pictures are made of MNIST's and the world's training digits, as mnist_app.py meets them when it looks for
+cuts between digits that touch: digits; several digits in one piece; parts of such pieces between two cuts; digits with
+a printed line across them; digits turned or mirrored, as letters look.
+
+    python tests/make_whole_digits.py                     # writes data/whole_digits.npz, in about half an hour
+    python tests/make_whole_digits.py --model model ...   # and prints _LOG_ODDS_WEIGHTS, fitted for that digit network
+
+The last 5,000 training digits of MNIST are not used for the training, but for its test and for the weights.
+"""
+
+import argparse
+import functools
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+# The sums are tiny and there is a process for each core: more threads would wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import long_numbers  # noqa: E402  (it imports numpy, which reads that)
+import numpy as np  # noqa: E402
+from conftest import ROOT  # noqa: E402
+from long_numbers import HEIGHT  # noqa: E402
+
+import mnist_app  # noqa: E402
+import mnist_forward  # noqa: E402
+import mnist_generateds  # noqa: E402
+from mnist_forward import IMAGE_SIDE, tf  # noqa: E402
+from mnist_generateds import read_idx  # noqa: E402
+
+CLASSES = ("other", "whole")
+SEED = 1
+HELD_OUT = 5000  # training digits of MNIST
+TRAIN_SCENES = 100000
+TEST_SCENES = 3000
+SCENES_AT_ONCE = 100
+DISTORTIONS = "0.4"
+
+# In shares of a digit's height.
+THINNER = (-0.12, 0.1)  # the pens, as make_pictures.stroke is told; below 0 they are thicker
+OVERLAP = (-0.5, 5)  # in pixels of MNIST; below 0 there is a gap
+LINE_WIDTH = (0.02, 0.13)
+LINE_GREY = (0.6, 1.0)  # as a share of the pen's
+BEYOND = (0.25, 0.9)  # a line goes on beyond a digit by so much
+ENDS_THERE = (0, 0.1)  # by so much where it ends at the digit
+FRAME = (-0.03, 0.25)  # from a digit to the frame round it
+ERASED = (0.02, 0.07)  # the width of the line that was erased from a digit
+ERASED_KEEPS = 0.8  # of the digit's ink and of its size
+
+ERASED_SHARE = 0.25  # of the scenes
+LINE_SHARE = 0.6
+TURNED_SHARE = 0.4
+# Turned by a quarter, or mirrored, these digits are none.
+TURNED = {2, 3, 4, 5}
+MIRRORED = {3, 4, 6, 7, 9}
+# How much of a piece and of a digit is in both of them, as a share of what is in either: a part of a piece is a whole
+# digit above the first, none below the second, and left out between them.
+WHOLE_OVERLAP = 0.92
+OTHER_OVERLAP = 0.78
+TRIES = 30  # to find such parts
+NEAR = 0.06  # Half of the cuts are about so near to where two digits meet.
+
+
+class Source(NamedTuple):
+    """Digits that scenes are made of."""
+
+    images: np.ndarray  # uint8 [n, 28, 28]
+    labels: np.ndarray  # uint8 [n]
+
+
+# ======== Making the pictures
+
+
+@functools.cache
+def read_sources(part):
+    """The Sources of "train" or "test", as a list."""
+    data = mnist_forward.DATA_PATH
+    images, labels = (
+        read_idx(data / f"train-{name}-ubyte.gz", n) for name, n in (("images-idx3", 3), ("labels-idx1", 1))
+    )
+    if part == "test":
+        return [Source(images[-HELD_OUT:], labels[-HELD_OUT:])]
+    world = (read_idx(data / f"world-train-{name}-ubyte.gz", n) for name, n in (("images-idx3", 3), ("labels-idx1", 1)))
+    return [Source(images[:-HELD_OUT], labels[:-HELD_OUT]), Source(*world)]
+
+
+def choose_digits(rng, sources, count):
+    """Draw `count` digits of any of the Sources: ([float32 [h, w] in 0..1, ...], their labels)."""
+    digits = []
+    labels = []
+    for _ in range(count):
+        source = sources[rng.integers(len(sources))]
+        (i,) = long_numbers.choose_digits(rng, source.labels, 1)
+        strokes = long_numbers.draw_digit(rng, source.images[i], rng.uniform(*THINNER))
+        digits.append(strokes)
+        labels.append(int(source.labels[i]))
+    return digits, labels
+
+
+def make_scene(rng, sources):
+    """Yield (ink, float32 [h, w] in 0..1, whether it is one whole digit) of some pieces of ink."""
+    digits, labels = choose_digits(rng, sources, rng.choice([2, 2, 2, 3]))
+    first = digits[0]
+    yield first, True
+    row = long_numbers.set_in_row(rng, digits, -rng.uniform(*OVERLAP, len(digits) - 1) / 20)
+    left, top = row.boxes[:, :2].min(axis=0)
+    right, bottom = row.boxes[:, 2:].max(axis=0)
+    ink = row.ink[top:bottom, left:right]
+    yield ink, False
+    masks = []
+    for strokes, box in zip(digits, row.boxes, strict=True):
+        mask = np.zeros(row.ink.shape, bool)
+        mask[box[1] : box[3], box[0] : box[2]] = strokes > 0.5
+        masks.append(mask[top:bottom, left:right])
+    meetings = (row.boxes[:-1, 2] + row.boxes[1:, 0]) / 2 - left
+    yield from cut_parts(rng, ink, masks, meetings)
+    if rng.random() < LINE_SHARE:
+        yield draw_line(rng, first), False
+    if rng.random() < ERASED_SHARE:
+        erased = erase_line(rng, first)
+        if keeps_its_size(erased, first):
+            yield erased, True
+    if rng.random() < TURNED_SHARE:
+        if labels[0] in MIRRORED:
+            yield first[:, ::-1], False
+        if labels[0] in TURNED:
+            yield np.rot90(first, rng.choice([1, 3])), False
+
+
+def cut_parts(rng, ink, masks, meetings):
+    """Yield at most one part between two cuts that is a whole digit, and one that is none, as make_scene does.
+
+    Args:
+      ink: digits in one piece, float32 [h, w].
+      masks: of each digit where its strokes are, bool [h, w].
+      meetings: where neighbours meet, float [n - 1].
+    """
+    wanted = {True, False}
+    for _ in range(TRIES):
+        part = cut_part(rng, ink, meetings)
+        if part is None or not wanted:
+            continue
+        is_ink = part > 0.5
+        overlap = max((is_ink & mask).sum() / (is_ink | mask).sum() for mask in masks)
+        is_whole = overlap > WHOLE_OVERLAP
+        if is_whole in wanted and (is_whole or overlap < OTHER_OVERLAP):
+            wanted.remove(is_whole)
+            yield part, is_whole
+
+
+def cut_part(rng, ink, meetings):
+    """A part of ink [h, w] between two cuts, or a cut and an edge; None where mnist_app.py would not try it."""
+    height, width = ink.shape
+
+    def cut():
+        x = rng.choice(meetings) + rng.normal(0, NEAR) * height if rng.random() < 0.5 else rng.uniform(0, width)
+        return mnist_app._Cut(x, rng.choice(mnist_app._SLANTS))
+
+    start = mnist_app._Cut(0, 0)
+    end = mnist_app._Cut(width, 0)
+    which = rng.integers(3)
+    if which != 0:
+        start = cut()
+    if which != 1:
+        end = cut()
+    narrowest, widest = mnist_app._DIGIT_WIDTHS
+    if not narrowest * height <= end.x - start.x <= min(widest * height, width - 1):
+        return None
+    part = mnist_app._between(ink, start, end)
+    is_high_enough = mnist_app._count_rows(part) >= mnist_app._LEAST_DIGIT_HEIGHT * height
+    return part if is_high_enough else None
+
+
+def draw_line(rng, digit):
+    """A digit, float32 [h, w], with a printed line, two that cross, or a frame round it, in a larger array."""
+    ink = np.pad(digit, HEIGHT)
+    height, width = digit.shape
+    style = {"width": rng.uniform(*LINE_WIDTH) * HEIGHT, "grey": rng.uniform(*LINE_GREY)}
+
+    def draw_across(area, start, length, middle):
+        """Draw an upright line through `middle`, beyond a digit that begins at `start` and is so long."""
+        beyond = rng.uniform(*BEYOND, 2) * HEIGHT
+        if rng.random() < 0.4:
+            beyond[rng.integers(2)] = rng.uniform(*ENDS_THERE) * HEIGHT
+        long_numbers.draw_upright(area, middle, start - beyond[0], start + length + beyond[1], **style)
+
+    which = rng.choice(["level", "upright", "both", "frame"])
+    if which in ("level", "both"):
+        share = rng.choice([rng.uniform(0, 1), rng.normal(1, NEAR)])  # Half of them are baselines.
+        draw_across(ink.T, HEIGHT, width, HEIGHT + share * height)
+    if which in ("upright", "both"):
+        draw_across(ink, HEIGHT, height, HEIGHT + rng.uniform(0, 1) * width)
+    if which == "frame":
+        left, top, right, bottom = rng.uniform(*FRAME, 4) * HEIGHT * [-1, -1, 1, 1] + [0, 0, width, height] + HEIGHT
+        for y in (top, bottom):
+            long_numbers.draw_level(ink, y, left, right, **style)
+        for x in (left, right):
+            long_numbers.draw_upright(ink, x, top, bottom, **style)
+    return ink
+
+
+def erase_line(rng, digit):
+    """A digit, float32 [h, w], without what lies on a level or an upright line."""
+    erased = digit.copy()
+    area = erased if rng.random() < 0.6 else erased.T
+    start = rng.integers(len(area))
+    area[start : start + max(1, round(rng.uniform(*ERASED) * HEIGHT))] = 0
+    return erased
+
+
+def keeps_its_size(erased, digit):
+    """Whether a digit that a line was erased from is still whole enough to be read."""
+    shares = [(erased > 0.5).sum() / (digit > 0.5).sum()]
+    for axis in (0, 1):
+        shares.append((erased > 0.5).any(axis).sum() / digit.shape[1 - axis])
+    return min(shares) > ERASED_KEEPS
+
+
+def make_samples(job):
+    """Samples of SCENES_AT_ONCE scenes, [(784 bytes, class number), ...]; `job` is (part, number)."""
+    part, number = job
+    rng = np.random.default_rng([SEED, part == "test", number])
+    sources = read_sources(part)
+    samples = []
+    for _ in range(SCENES_AT_ONCE):
+        for ink, is_whole in make_scene(rng, sources):
+            if (ink > 0.5).any():
+                pixels = np.rint(mnist_app._to_mnist(np.pad(ink, 2)) * 255).astype(np.uint8)
+                samples.append((pixels.tobytes(), int(is_whole)))
+    return samples
+
+
+def make_all_samples(part, scenes):
+    """The samples of so many scenes, made by all cores."""
+    jobs = [(part, number) for number in range(scenes // SCENES_AT_ONCE)]
+    with multiprocessing.Pool() as pool:
+        return [sample for samples in pool.map(make_samples, jobs, chunksize=1) for sample in samples]
+
+
+# ======== Training and fitting
+
+
+def train(train_samples, test_samples, folder):
+    """Train the network in a folder, and return its averaged weights, as write_weights writes them."""
+    data = folder / "data"
+    data.mkdir()
+    (data / mnist_forward.CLASSES_FILE).write_text("\n".join(CLASSES))
+    mnist_generateds.write_tfrecords(data, "mnist_train", mnist_generateds.shuffle(train_samples), CLASSES)
+    mnist_generateds.write_tfrecords(data, "mnist_test", test_samples, CLASSES)
+    options = ["--data", data, "--model", folder / "model", "--seed", str(SEED), "--distortions", DISTORTIONS]
+    subprocess.run([sys.executable, ROOT / "mnist_backward.py", *options], check=True)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        _, restorable = mnist_forward.build_averaged_network(tf.placeholder(tf.float32, [None, IMAGE_SIDE**2]), 2)
+        mnist_forward.restore_newest(sess, restorable, folder / "model")
+        weights1, biases1, weights2, biases2 = sess.run(tf.global_variables())
+    # Of two scores the difference alone counts: it is the log odds of "whole".
+    return {
+        "weights1": weights1,
+        "biases1": biases1,
+        "weights2": weights2[:, 1] - weights2[:, 0],
+        "bias2": biases2[1] - biases2[0],
+    }
+
+
+def fit_weights(features, is_whole):
+    """Logistic regression by Newton's method: a weight for each of the features, {name: float [n]}."""
+    columns = np.stack(list(features.values()), axis=1)
+    weights = np.zeros(columns.shape[1])
+    for _ in range(30):
+        probability = 1 / (1 + np.exp(-columns @ weights))
+        slope = columns.T @ (probability - is_whole)
+        curvature = (columns * (probability * (1 - probability))[:, None]).T @ columns
+        weights -= np.linalg.solve(curvature, slope)
+    return dict(zip(features, weights, strict=True))
+
+
+def print_weights(samples, model):
+    """Print what _LOG_ODDS_WEIGHTS should be for the digit network of a model folder."""
+    pixels = np.stack([np.frombuffer(pixels, np.uint8) for pixels, _ in samples]) / np.float32(255)
+    sess, x, y = mnist_app._restored_network(model)
+    probabilities = np.concatenate([sess.run(y, {x: portion}) for portion in np.array_split(pixels, 20)])
+    features = mnist_app._measure_features(pixels, probabilities, model)
+    is_whole = np.array([label for _, label in samples])
+    others = {name: values for name, values in features.items() if name != "wholeness"}
+    for some in (features, others):
+        weights = fit_weights(some, is_whole)
+        print(f"{model}:", ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items()))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, nargs="*", default=[], help="digit networks to fit weights for")
+    args = parser.parse_args()
+    test_samples = make_all_samples("test", TEST_SCENES)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = train(make_all_samples("train", TRAIN_SCENES), test_samples, Path(folder))
+    path = mnist_app.WHOLE_DIGITS_PATH
+    np.savez_compressed(path, **{name: values.astype(np.float16) for name, values in weights.items()})
+    print(f"{path}: {path.stat().st_size} bytes")
+    for model in args.model:
+        print_weights(test_samples, model)
+
+
+if __name__ == "__main__":
+    main()
