@@ -1818,8 +1818,9 @@ _LEAST_LOG_ODDS = -1.0
 _PRICE_OF_DIGIT = 0.5
 _PRICE_OF_LOWNESS = 4.0
 # Digits that overlap have ink in common.  So a digit may begin before the cut at which the digit to its left ends, by
-# this share of the piece's height.
+# this share of the piece's height.  In a piece wider than so many heights that would take too long.
 _OVERLAP = 0.12
+_WIDEST_OVERLAPPING = 3
 # The search goes on with this many rows.
 _BEAM = 4
 
@@ -1898,13 +1899,14 @@ def _extend(rows, cuts, ink, judge):
     """The _Rows that are one digit longer than the `rows`, and end at one of the `cuts`."""
     height, width = ink.shape
     piece_height = _count_rows(ink)  # without the margin
+    overlaps = (0, _OVERLAP) if width <= _WIDEST_OVERLAPPING * height else (0,)
     spans = []
     for row, cut in itertools.product(rows, cuts):
         distance = cut.x - row.end.x
         # Over the whole width it would be one digit, which _find_best_digits begins with.
         if not (distance < width and _DIGIT_WIDTHS[0] * height <= distance <= _DIGIT_WIDTHS[1] * height):
             continue
-        for overlap in (0, _OVERLAP) if row.digits else (0,):
+        for overlap in overlaps if row.digits else (0,):
             between = _between(ink, row.end._replace(x=row.end.x - overlap * height), cut)
             if _count_rows(between) >= _LEAST_DIGIT_HEIGHT * piece_height:
                 spans.append((row, cut, between))
@@ -2242,13 +2244,18 @@ def _is_number(found):
     """Whether the digits of a Found are clear enough to be a number."""
     count = len(found.log_odds)
     if _is_one_piece(found):
-        width, height = found.sizes
-        log_odds = np.where(width < _LIKE_A_ONE * height, np.minimum(found.log_odds, 0), found.log_odds)
+        log_odds = _discount_strokes(found)
         least = _LEAST_SCORE_OF_CUT_PIECE
     else:
         log_odds = found.log_odds
         least = _LEAST_SCORES[min(count, 3) - 1]
     return log_odds.mean() + np.log(found.confidence.min()) >= least
+
+
+def _discount_strokes(found):
+    """The log odds of the digits of a Found, float [n], of which those that are as narrow as a 1 are at most 0."""
+    width, height = found.sizes
+    return np.where(width < _LIKE_A_ONE * height, np.minimum(found.log_odds, 0), found.log_odds)
 
 
 class _Strokes(NamedTuple):
@@ -2292,13 +2299,13 @@ _FEW_DIGITS_WEIGHTS = {
     "bias": -3.2,
 }
 _ROW_WEIGHTS = {
-    "log odds": 1.0,  # this and three others: as above
-    "thick": -10.0,
+    "discounted log odds": 1.1,  # their mean, see _discount_strokes
+    "thick": -10.0,  # this and two others: as above
     "colourfulness": -110.0,
-    "share of ink": 7.0,
-    "unlike heights": -5.0,  # the standard deviation of the logarithm of the heights
+    "share of ink": 9.0,
+    "unlike heights": -8.0,  # the standard deviation of the logarithm of the heights
     "like a 1": -6.0,  # the share of the digits that are as narrow as a 1: in a pattern everything is one
-    "bias": -2.1,
+    "bias": -2.7,
 }
 # Several colours of ink, or of printed lines, count as no more than this.
 _MOST_COLOURFUL = 0.02
@@ -2309,6 +2316,7 @@ def _is_writing(found, colourfulness):
     width, height = found.sizes
     features = {
         "log odds": found.log_odds.mean(),
+        "discounted log odds": _discount_strokes(found).mean(),
         "thick": np.mean([strokes.thick for strokes in found.strokes]),
         "length": max(strokes.length for strokes in found.strokes),
         "colourfulness": min(colourfulness, _MOST_COLOURFUL),
