@@ -2304,8 +2304,8 @@ _ROW_WEIGHTS = {
     "colourfulness": -110.0,
     "share of ink": 9.0,
     "unlike heights": -8.0,  # the standard deviation of the logarithm of the heights
-    "like a 1": -6.0,  # the share of the digits that are as narrow as a 1: in a pattern everything is one
-    "bias": -2.7,
+    "like a 1": -7.0,  # the share of the digits that are as narrow as a 1: in a pattern everything is one
+    "bias": -2.4,
 }
 # Several colours of ink, or of printed lines, count as no more than this.
 _MOST_COLOURFUL = 0.02
