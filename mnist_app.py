@@ -1817,10 +1817,9 @@ _LEAST_LOG_ODDS = -1.0
 # the digits of a number are about equally high, but a slice of any digit looks like a low 1.
 _PRICE_OF_DIGIT = 0.5
 _PRICE_OF_LOWNESS = 4.0
-# Digits that overlap have ink in common.  So a digit may begin before the cut at which the digit to its left ends, by
-# this share of the piece's height.  In a piece wider than so many heights that would take too long.
+# Digits that overlap have ink in common.  So the last digit of a row may begin before the cut at which the one to its
+# left ends, by this share of the piece's height.  With every digit this would take too long.
 _OVERLAP = 0.12
-_WIDEST_OVERLAPPING = 3
 # The search goes on with this many rows.
 _BEAM = 4
 
@@ -1899,14 +1898,13 @@ def _extend(rows, cuts, ink, judge):
     """The _Rows that are one digit longer than the `rows`, and end at one of the `cuts`."""
     height, width = ink.shape
     piece_height = _count_rows(ink)  # without the margin
-    overlaps = (0, _OVERLAP) if width <= _WIDEST_OVERLAPPING * height else (0,)
     spans = []
     for row, cut in itertools.product(rows, cuts):
         distance = cut.x - row.end.x
         # Over the whole width it would be one digit, which _find_best_digits begins with.
         if not (distance < width and _DIGIT_WIDTHS[0] * height <= distance <= _DIGIT_WIDTHS[1] * height):
             continue
-        for overlap in overlaps if row.digits else (0,):
+        for overlap in (0, _OVERLAP) if cut.x == width else (0,):
             between = _between(ink, row.end._replace(x=row.end.x - overlap * height), cut)
             if _count_rows(between) >= _LEAST_DIGIT_HEIGHT * piece_height:
                 spans.append((row, cut, between))
