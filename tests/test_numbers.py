@@ -98,6 +98,18 @@ def test_what_is_known_of_digits_is_no_help_with_other_classes(digits, model, tm
     assert (after[0] < before[0] - 1).all() and (after[1] == before[1]).all()
 
 
+def test_the_last_digit_of_a_row_may_share_ink_with_the_one_before():
+    ink = np.ones([50, 150], np.float32)
+    row = mnist_app._Row(0.0, ["a digit"], mnist_app._Cut(100, 0))
+    judge = judge_alike(log_odds=3, confidence=1)
+    lefts = {
+        end: [longer.digits[-1].box[0] for longer in mnist_app._extend([row], [mnist_app._Cut(end, 0)], ink, judge)]
+        for end in (125, 150)
+    }
+    assert lefts[125] == [100]
+    assert lefts[150] == pytest.approx([100, 100 - 0.12 * 50], abs=1)
+
+
 def test_one_digit_is_not_cut(number, read):
     for digit in DIGITS:
         reading = read(on_sheet(number(str(digit)), size=(400, 320)))
