@@ -648,6 +648,17 @@ def test_blots_and_colours_in_a_row_are_no_writing():
     assert mnist_app._is_writing(doubtful, colourfulness=0) and not mnist_app._is_writing(doubtful, colourfulness=0.3)
 
 
+def test_strokes_as_narrow_as_a_one_are_no_evidence_of_writing_or_of_cuts():
+    """Any stroke of a fence, a pattern or a letter is a clear 1."""
+    pen = mnist_app._Strokes(area=500, thick=0.0, length=1.0)
+    for width, is_written in ((10, False), (40, True)):
+        boxes = [[60 * i, 0, 60 * i + width, 60] for i in range(4)]
+        row = make_found(np.zeros([4, 784]), boxes, log_odds=np.full(4, 5.0), strokes=4 * (pen,))
+        assert mnist_app._is_writing(row, colourfulness=0) == is_written
+        assert mnist_app._is_number(row), "digits that are apart"
+        assert mnist_app._is_number(row._replace(cuts=np.zeros([3, 4]))) == is_written
+
+
 def test_digits_in_a_heap_of_other_ink_are_no_number(digits):
     (_, (images, _)) = digits
     two = stroke(images[DIGITS[2]], 100)
