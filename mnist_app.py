@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 import mnist_forward  # Before numpy, since it says with how many threads numpy starts.
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from mnist_forward import IMAGE_SIDE, INPUT_NODE, MODEL_SAVE_PATH, OUTLINES_FILE, UserError, read_class_names, tf
 
@@ -547,7 +547,7 @@ def find_digits(picture, judge=None):
 # What the log odds of a digit (see judge_digits) mean for the choice between two ways to see a picture.  Below the
 # first limit a piece of ink may be something else than one whole digit.  Rare forms of a digit in real hands have log
 # odds down to about the second limit.  So only what is below that one is surely no digit.
-_DOUBTFUL_LOG_ODDS = -1.0
+_DOUBTFUL_LOG_ODDS = -1.25
 _INCREDIBLE_LOG_ODDS = -3.0
 # A second look counts only if the mean of its log odds is above this limit.
 _IMPROBABLE_LOG_ODDS = -1.2
@@ -662,6 +662,7 @@ def _list_views(grey, shows_one_digit):
         return _see_picture(grey, shows_one_digit)
 
     yield plain
+    yield lambda: _keep_darker_ink(plain())
     yield lambda: _without_lines(plain())
     yield lambda: _without_lines(plain(), is_baseline=True)
     if not shows_one_digit:
@@ -706,6 +707,53 @@ def _turn_level(view):
 
     lines = ((view.lines.reshape(-1, 2) - old_middle) @ turn_back.T + new_middle).reshape(-1, 4)
     return view._replace(contrast=np.asarray(turned), lines=lines, to_picture=to_picture)
+
+
+# There are two inks if their two means explain at least this share of the variance of all ink.  One ink, of normally
+# distributed darkness, split at its mean, has 0.64.
+_TWO_INKS = 0.7
+# The darkness of the ink at a place is the mean over this share of a stroke's width to each side.
+_DARKNESS_REACH = 1 / 6
+
+
+def _keep_darker_ink(view):
+    """The _View with only the darker of two inks, as a pen on a paler form; raises PictureError where there is one.
+
+    Printed lines that are paler than the pen go without a trace, however thick they are.
+    """
+    ink = view.contrast > view.threshold
+    core = _erode(ink, 3, 3)  # without the strokes' pale edges
+    if not core.any():
+        raise PictureError(_NO_DIGIT)
+    reach = max(1, round(_DARKNESS_REACH * _stroke_width(ink)))
+    share_of_core = _blur(core.astype(np.float32), reach)
+    darkness = _blur(np.where(core, view.contrast, 0), reach) / np.maximum(share_of_core, 0.01)
+    limit, explained = _split_in_two(darkness[core])
+    if explained < _TWO_INKS:
+        raise PictureError(_NO_DIGIT)
+    return view._replace(contrast=np.where(ink & (darkness > limit), view.contrast, 0))
+
+
+def _blur(grey, reach):
+    """grey [h, w] in 0..1, each pixel the mean over those that are at most `reach` rows and columns away."""
+    image = Image.fromarray(np.uint8(np.clip(grey, 0, 1) * 255))
+    return np.asarray(image.filter(ImageFilter.BoxBlur(reach)), np.float32) / 255
+
+
+def _split_in_two(values):
+    """Otsu's method: split values, float [n], so that the means of the two parts explain most of the variance.
+
+    Returns (the largest value of the lower part; the share of the variance that the two means explain).
+    """
+    values = np.sort(values)
+    count = np.arange(1, len(values) + 1)  # of the lower part
+    share = count / len(values)
+    # If d is the distance from the mean of all to that of the lower part, the two means have the variance
+    # d * d * share / (1 - share).
+    distance = values.mean() - np.cumsum(values, dtype=float) / count
+    variance = distance**2 * share / np.maximum(1 - share, 1e-9)
+    best = variance[:-1].argmax() if len(values) > 1 else 0
+    return values[best], variance[best] / max(values.var(), 1e-9)
 
 
 def _smooth(grey):
@@ -1811,7 +1859,7 @@ _SLANTS = (-0.5, -0.33, -0.17, 0, 0.17, 0.33, 0.5)
 _DIGIT_WIDTHS = (0.1, 1.25)
 _LEAST_DIGIT_HEIGHT = 0.5
 # It has at least these log odds.
-_LEAST_LOG_ODDS = -1.0
+_LEAST_LOG_ODDS = -1.5
 # Each digit of a row lowers the logarithm of the row's probability by the first price, so that nothing is cut without
 # need.  The second price is multiplied by how much lower the digit is than the piece, as a share of the piece's height:
 # the digits of a number are about equally high, but a slice of any digit looks like a low 1.
@@ -2123,11 +2171,11 @@ WHOLE_DIGITS_PATH = mnist_forward.DATA_PATH / "whole_digits.npz"
 # The log odds are a sum of features with these weights, fitted by logistic regression on such pictures of MNIST's
 # training digits as that network was not trained on.
 _LOG_ODDS_WEIGHTS = {
-    "wholeness": 0.64,  # that network's own log odds
-    "strangeness": -1.57,  # the distance to the nearest training digit of the class, divided by the limit
-    "log probability": 0.74,  # of the class
-    "log improbability": -0.19,  # the logarithm of 1 minus that
-    "bias": -0.63,
+    "wholeness": 0.77,  # that network's own log odds
+    "strangeness": -1.33,  # the distance to the nearest training digit of the class, divided by the limit
+    "log probability": 0.64,  # of the class
+    "log improbability": -0.13,  # the logarithm of 1 minus that
+    "bias": -0.54,
 }
 # Of other classes than digits nothing is known beforehand.
 _LOG_ODDS_WEIGHTS_OF_OWN_CLASSES = {
@@ -2186,10 +2234,17 @@ def _measure_features(pixels, probabilities, model_dir):
 
 
 def _measure_wholeness(pixels):
-    """The log odds that pixels [n, 784] are a whole digit, float32 [n], by the network of WHOLE_DIGITS_PATH."""
+    """The log odds that pixels [n, 784] are a whole digit, float32 [n], by the network of WHOLE_DIGITS_PATH.
+
+    They are the mean over the places of build_answer.
+    """
+    framed = np.pad(pixels.reshape(-1, IMAGE_SIDE, IMAGE_SIDE), ((0, 0), (1, 1), (1, 1)))
+    moved = [framed[:, 1 - down :, 1 - right :][:, :IMAGE_SIDE, :IMAGE_SIDE] for down, right in _PLACES]
+    moved = np.reshape(moved, [-1, INPUT_NODE])  # from [5, n, 28, 28]: first all digits of the first place
     weights = _read_whole_digits()
-    hidden = np.maximum(pixels @ weights["weights1"] + weights["biases1"], 0)
-    return hidden @ weights["weights2"] + weights["bias2"]
+    hidden = np.maximum(moved @ weights["weights1"] + weights["biases1"], 0)
+    log_odds = hidden @ weights["weights2"] + weights["bias2"]
+    return log_odds.reshape(len(_PLACES), -1).mean(axis=0)
 
 
 @functools.cache
@@ -2290,20 +2345,20 @@ def _measure_strokes(mask):
 # then got less weight and thickness more, since a red pen is still a pen, and a blot is none.
 _FEW_DIGITS_WEIGHTS = {
     "log odds": 0.5,  # the mean of the log odds of the digits
-    "thick": -9.0,  # the mean, see _Strokes
-    "length": -0.53,  # the largest one, see _Strokes
-    "colourfulness": -250.0,  # of the digits, at most _MOST_COLOURFUL
-    "share of ink": 9.1,  # how much of the ink is in the digits
-    "bias": -3.2,
+    "thick": -7.5,  # the mean, see _Strokes
+    "length": -0.8,  # the largest one, see _Strokes
+    "colourfulness": -300.0,  # of the digits, at most _MOST_COLOURFUL
+    "share of ink": 11.0,  # how much of the ink is in the digits
+    "bias": -4.4,
 }
 _ROW_WEIGHTS = {
     "discounted log odds": 1.1,  # their mean, see _discount_strokes
     "thick": -10.0,  # this and two others: as above
     "colourfulness": -110.0,
-    "share of ink": 9.0,
+    "share of ink": 10.0,
     "unlike heights": -8.0,  # the standard deviation of the logarithm of the heights
     "like a 1": -7.0,  # the share of the digits that are as narrow as a 1: in a pattern everything is one
-    "bias": -2.4,
+    "bias": -3.7,
 }
 # Several colours of ink, or of printed lines, count as no more than this.
 _MOST_COLOURFUL = 0.02

@@ -10,7 +10,7 @@ import make_whole_digits
 import numpy as np
 import pytest
 from conftest import ROOT, make_found, run
-from make_pictures import BLACK, DIGITS, sheet, stroke
+from make_pictures import BLACK, DIGITS, grain, sheet, stroke
 from PIL import Image, ImageDraw
 
 import mnist_app
@@ -228,6 +228,37 @@ def test_a_line_through_the_feet_of_digits_is_taken_out(number, read):
     foot = placed[0][2] + placed[0][0].shape[0] - 22
     reading = read(draw_lines(on_sheet(placed), [(40, foot), (860, foot)]))
     assert reading.answer.number == "304" and not reading.answer.error
+
+
+def test_lines_that_are_paler_than_the_pen_are_left_out_however_thick(number, read):
+    placed = number("2046", gap=30)
+    levels = [(np.full([16, SIZE[0]], 0.6), 0, y) for y in range(40, SIZE[1], 70)]
+    uprights = [(np.full([SIZE[1], 16], 0.6), x, 0) for x in range(50, SIZE[0], 70)]
+    reading = read(on_sheet(placed + levels + uprights))
+    assert reading.answer.number == "2046" and not reading.answer.error
+    assert not len(reading.found.lines) and not len(reading.found.cuts)
+
+
+@pytest.mark.parametrize("paler, are_two", [(0.5, True), (0.7, True), (0.97, False)])
+def test_two_inks_are_told_from_an_uneven_one(paler, are_two):
+    contrast = np.zeros([200, 400], np.float32)
+    contrast[90:110] = paler
+    contrast[20:180, 190:210] = 1
+    contrast *= 0.8 + grain(np.random.default_rng(1), contrast.shape, 9, 0.03)
+    view = view_of()._replace(contrast=contrast, threshold=0.3)
+    if not are_two:
+        with pytest.raises(mnist_app.PictureError):
+            mnist_app._keep_darker_ink(view)
+        return
+    darker = mnist_app._keep_darker_ink(view).contrast
+    assert not darker[:, :180].any() and not darker[:, 220:].any()
+    assert (darker[25:175, 195:205] == contrast[25:175, 195:205]).all()
+
+
+def test_strokes_too_thin_to_have_a_darkness_are_of_one_ink():
+    for strokes in ([(20, 180, 200, 202)], []):
+        with pytest.raises(mnist_app.PictureError):
+            mnist_app._keep_darker_ink(view_of(*strokes))
 
 
 def view_of(*strokes):
