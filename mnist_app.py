@@ -1865,9 +1865,10 @@ _LEAST_LOG_ODDS = -1.5
 # the digits of a number are about equally high, but a slice of any digit looks like a low 1.
 _PRICE_OF_DIGIT = 0.5
 _PRICE_OF_LOWNESS = 4.0
-# Digits that overlap have ink in common.  So the last digit of a row may begin before the cut at which the one to its
-# left ends, by this share of the piece's height.  With every digit this would take too long.
+# Digits that overlap have ink in common.  So a digit may begin before the cut at which the one to its left ends, by
+# this share of the piece's height.  That is tried with only so many digits in each turn, since it takes time.
 _OVERLAP = 0.12
+_MOST_OVERLAPS = 8
 # The search goes on with this many rows.
 _BEAM = 4
 
@@ -1885,6 +1886,7 @@ class _Row(NamedTuple):
     total: float  # the logarithm of their probability, less the prices
     digits: list  # _Parts from left to right, whose boxes and cuts are in pixels of the piece
     end: _Cut
+    before: "_Row" = None  # the row without its last digit
 
 
 def _split(part, judge):
@@ -1945,30 +1947,43 @@ def _choose_promising(rows, best):
 def _extend(rows, cuts, ink, judge):
     """The _Rows that are one digit longer than the `rows`, and end at one of the `cuts`."""
     height, width = ink.shape
-    piece_height = _count_rows(ink)  # without the margin
     spans = []
     for row, cut in itertools.product(rows, cuts):
         distance = cut.x - row.end.x
         # Over the whole width it would be one digit, which _find_best_digits begins with.
-        if not (distance < width and _DIGIT_WIDTHS[0] * height <= distance <= _DIGIT_WIDTHS[1] * height):
-            continue
-        for overlap in (0, _OVERLAP) if cut.x == width else (0,):
-            between = _between(ink, row.end._replace(x=row.end.x - overlap * height), cut)
-            if _count_rows(between) >= _LEAST_DIGIT_HEIGHT * piece_height:
-                spans.append((row, cut, between))
-    if not spans:
+        if distance < width and _DIGIT_WIDTHS[0] * height <= distance <= _DIGIT_WIDTHS[1] * height:
+            spans.append((row, cut))
+    extended = _add_digits(spans, 0, ink, judge)
+    promising = sorted(extended, key=lambda row: row.total)[-_MOST_OVERLAPS:]
+    overlapping = [(row.before, row.end) for row in promising if row.before.digits]
+    extended += _add_digits(overlapping, _OVERLAP, ink, judge)
+    return [row for row in extended if row.digits[-1].log_odds >= _LEAST_LOG_ODDS]
+
+
+def _add_digits(spans, overlap, ink, judge):
+    """For each span, a (_Row, _Cut), the _Row with one more digit, from its end to the cut; none for too low digits.
+
+    The digit begins before the end of the row, by `overlap`, a share of the height of ink [h, w].
+    """
+    height = len(ink)
+    piece_height = _count_rows(ink)  # without the margin
+    digits = []
+    for row, cut in spans:
+        between = _between(ink, row.end._replace(x=row.end.x - overlap * height), cut)
+        if _count_rows(between) >= _LEAST_DIGIT_HEIGHT * piece_height:
+            digits.append((row, cut, between))
+    if not digits:
         return []
-    pixels = [_to_mnist(between) for _, _, between in spans]
+    pixels = [_to_mnist(between) for _, _, between in digits]
     judgement = judge(np.stack(pixels))
-    extended = []
-    for i, (row, cut, between) in enumerate(spans):
-        if judgement.log_odds[i] >= _LEAST_LOG_ODDS:
-            price = _PRICE_OF_DIGIT + _PRICE_OF_LOWNESS * (1 - _count_rows(between) / piece_height)
-            total = row.total + _log_probability(judgement.log_odds[i]) - price
-            drawn_cut = _draw_cut(row.end, height) if row.digits else None
-            digit = _Part(pixels[i], _box_of(between), cut=drawn_cut, **judgement.of(i))
-            extended.append(_Row(total, [*row.digits, digit], cut))
-    return extended
+    longer = []
+    for i, (row, cut, between) in enumerate(digits):
+        price = _PRICE_OF_DIGIT + _PRICE_OF_LOWNESS * (1 - _count_rows(between) / piece_height)
+        total = row.total + _log_probability(judgement.log_odds[i]) - price
+        drawn_cut = _draw_cut(row.end, height) if row.digits else None
+        digit = _Part(pixels[i], _box_of(between), cut=drawn_cut, **judgement.of(i))
+        longer.append(_Row(total, [*row.digits, digit], cut, row))
+    return longer
 
 
 def _log_probability(log_odds):
@@ -2288,7 +2303,7 @@ _LEAST_SCORES = (-4.5, 0.1, -0.9)
 # Where all digits were cut out of one piece of ink, that piece may be a letter as well.  The cuts with the best log
 # odds were chosen out of many, and each stroke of a letter looks like a 1.  So there the limit is another one, and what
 # is as narrow as a 1 counts for nothing, however high its log odds are.
-_LEAST_SCORE_OF_CUT_PIECE = 0.4
+_LEAST_SCORE_OF_CUT_PIECE = 0.1
 # A digit whose width is less than this share of its height is as narrow as a 1.
 _LIKE_A_ONE = 0.35
 
@@ -2296,13 +2311,20 @@ _LIKE_A_ONE = 0.35
 def _is_number(found):
     """Whether the digits of a Found are clear enough to be a number."""
     count = len(found.log_odds)
-    if _is_one_piece(found):
+    if _may_be_letter(found):
+        if found.is_refused.any():
+            return False
         log_odds = _discount_strokes(found)
         least = _LEAST_SCORE_OF_CUT_PIECE
     else:
         log_odds = found.log_odds
         least = _LEAST_SCORES[min(count, 3) - 1]
     return log_odds.mean() + np.log(found.confidence.min()) >= least
+
+
+def _may_be_letter(found):
+    """Whether the digits of a Found are of one piece of ink, or of one that a short line had joined, as in an H."""
+    return _is_one_piece(found) or (len(found.lines) > 0 and not _stand_on_line(found))
 
 
 def _discount_strokes(found):
