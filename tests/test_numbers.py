@@ -86,6 +86,19 @@ def test_a_whole_digit_is_told_from_several_and_from_a_part_of_one(digits):
     assert guessed[is_whole].mean() > 0.88, "of those that are whole"
 
 
+def test_wholeness_is_the_mean_over_the_places_of_the_answer(digits):
+    (_, (images, _)) = digits
+    pixels = images[:3].reshape(-1, 784) / np.float32(255)
+    weights = mnist_app._read_whole_digits()
+    of_places = []
+    for down, right in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)):
+        moved = np.roll(pixels.reshape(-1, 28, 28), (down, right), (1, 2)).reshape(-1, 784)  # Their rims are empty.
+        hidden = np.maximum(moved @ weights["weights1"] + weights["biases1"], 0)
+        of_places.append(hidden @ weights["weights2"] + weights["bias2"])
+    assert np.ptp(of_places, axis=0).min() > 0.1
+    assert mnist_app._measure_wholeness(pixels) == pytest.approx(np.mean(of_places, axis=0), abs=1e-3)
+
+
 def test_what_is_known_of_digits_is_no_help_with_other_classes(digits, model, tmp_path, monkeypatch):
     (_, (images, _)) = digits
     shutil.copytree(model, tmp_path / "own")
@@ -98,16 +111,22 @@ def test_what_is_known_of_digits_is_no_help_with_other_classes(digits, model, tm
     assert (after[0] < before[0] - 1).all() and (after[1] == before[1]).all()
 
 
-def test_the_last_digit_of_a_row_may_share_ink_with_the_one_before():
-    ink = np.ones([50, 150], np.float32)
-    row = mnist_app._Row(0.0, ["a digit"], mnist_app._Cut(100, 0))
-    judge = judge_alike(log_odds=3, confidence=1)
-    lefts = {
-        end: [longer.digits[-1].box[0] for longer in mnist_app._extend([row], [mnist_app._Cut(end, 0)], ink, judge)]
-        for end in (125, 150)
-    }
-    assert lefts[125] == [100]
-    assert lefts[150] == pytest.approx([100, 100 - 0.12 * 50], abs=1)
+def list_longer_rows(row, ends, log_odds=3):
+    """(left side of the last digit, where its row ends) of each row that _extend makes of one row in a block of ink."""
+    cuts = [mnist_app._Cut(end, 0) for end in ends]
+    longer = mnist_app._extend([row], cuts, np.ones([50, 150], np.float32), judge_alike(log_odds, confidence=1))
+    return [(one.digits[-1].box[0], one.end.x) for one in longer]
+
+
+def test_a_digit_may_share_ink_with_the_one_before():
+    first = mnist_app._Row(0.0, [], mnist_app._Cut(0, 0))
+    assert list_longer_rows(first, [50]) == [(0, 50)], "there is none before the first digit"
+    second = mnist_app._Row(0.0, ["a digit"], mnist_app._Cut(60, 0))
+    (left, _), (shared_left, end) = list_longer_rows(second, [100])
+    assert left == 60 and shared_left == pytest.approx(60 - 0.12 * 50, abs=1) and end == 100
+    ends = list(range(80, 112, 2))
+    assert len(list_longer_rows(second, ends)) == len(ends) + 8, "the most probable ones only"
+    assert not list_longer_rows(second, ends, log_odds=-1.6)
 
 
 def test_one_digit_is_not_cut(number, read):
@@ -253,6 +272,13 @@ def test_two_inks_are_told_from_an_uneven_one(paler, are_two):
     darker = mnist_app._keep_darker_ink(view).contrast
     assert not darker[:, :180].any() and not darker[:, 220:].any()
     assert (darker[25:175, 195:205] == contrast[25:175, 195:205]).all()
+
+
+def test_the_pale_edges_of_strokes_are_no_other_ink():
+    contrast = mnist_app._blur(view_of((20, 180, 190, 198)).contrast, 1)
+    contrast *= 0.8 + grain(np.random.default_rng(1), contrast.shape, 9, 0.03)
+    with pytest.raises(mnist_app.PictureError):
+        mnist_app._keep_darker_ink(view_of()._replace(contrast=contrast, threshold=0.24))
 
 
 def test_strokes_too_thin_to_have_a_darkness_are_of_one_ink():
@@ -642,6 +668,22 @@ def test_many_colours_are_no_writing():
         ImageDraw.Draw(picture).arc([80, 80, 220, 320], angle, angle + 2, f"hsv({angle}, 100%, 80%)", 16)
     assert refuses(picture)
     assert not refuses(picture.convert("L"))
+
+
+def test_two_strokes_that_a_short_line_joined_may_be_a_letter():
+    boxes = [[0, 0, 10, 40], [40, 0, 50, 40]]
+    bar, baseline = np.array([[0.0, 20, 50, 20]]), np.array([[-20.0, 38, 70, 38]])
+    elevens = make_found(np.zeros([2, 784]), boxes, log_odds=np.array([2.0, 2.0]))
+    assert mnist_app._is_number(elevens) and mnist_app._is_number(elevens._replace(lines=baseline))
+    assert not mnist_app._is_number(elevens._replace(lines=bar)), "an H"
+
+
+def test_of_one_piece_of_ink_no_part_is_refused():
+    row = make_found(np.zeros([2, 784]), [[0, 0, 30, 40], [40, 0, 70, 40]], log_odds=np.array([3.0, 3.0]))
+    one_refused = row._replace(is_refused=np.array([True, False]))
+    assert mnist_app._is_number(one_refused), "two digits that are apart"
+    cut = np.zeros([1, 4])
+    assert mnist_app._is_number(row._replace(cuts=cut)) and not mnist_app._is_number(one_refused._replace(cuts=cut))
 
 
 def test_a_fence_is_no_number():
