@@ -222,6 +222,12 @@ def test_every_way_to_an_answer_goes_through_pre_pic_and_restore_model(model, mo
         assert len(edges) == 8, "two boxes, each edge of a box two pixels wide"
 
 
+def test_pre_pic_returns_all_digits_with_and_without_the_rest(model):
+    found = mnist_app.pre_pic(PIC / "number.png", model, return_found=True)
+    pixels = mnist_app.pre_pic(PIC / "number.png", model)
+    assert pixels.shape == (5, 784) and (pixels == found.pixels).all()
+
+
 def test_answers_are_not_held_back_for_their_pictures(model, monkeypatch, capsys, tmp_path):
     def read_pictures(paths, model_dir):
         yield mnist_app.Reading(str(PIC / "1.png"), mnist_app.Answer(error="first"))
