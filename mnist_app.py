@@ -2303,7 +2303,7 @@ _LEAST_SCORES = (-4.5, 0.1, -0.9)
 # Where all digits were cut out of one piece of ink, that piece may be a letter as well.  The cuts with the best log
 # odds were chosen out of many, and each stroke of a letter looks like a 1.  So there the limit is another one, and what
 # is as narrow as a 1 counts for nothing, however high its log odds are.
-_LEAST_SCORE_OF_CUT_PIECE = 0.1
+_LEAST_SCORE_OF_CUT_PIECE = 0.4
 # A digit whose width is less than this share of its height is as narrow as a 1.
 _LIKE_A_ONE = 0.35
 

@@ -129,6 +129,13 @@ def test_a_digit_may_share_ink_with_the_one_before():
     assert not list_longer_rows(second, ends, log_odds=-1.6)
 
 
+def test_a_cut_is_shown_where_the_ink_is_cut():
+    cut = mnist_app._Cut(50, 0.5)
+    widths = mnist_app._between(np.ones([40, 100]), mnist_app._Cut(0, 0), cut).sum(axis=1)
+    assert mnist_app._draw_cut(cut, 40) == pytest.approx([widths[0], 0, widths[-1], 40], abs=1)
+    assert widths[-1] - widths[0] == pytest.approx(0.5 * 40, abs=1)
+
+
 def test_one_digit_is_not_cut(number, read):
     for digit in DIGITS:
         reading = read(on_sheet(number(str(digit)), size=(400, 320)))
