@@ -144,7 +144,7 @@ def test_many_pictures_with_bad_ones_among_them(model, tmp_path):
 
 
 def test_a_pattern_that_matches_folders_names_their_pictures_once(tmp_path):
-    pictures = [tmp_path / folder / name for folder in ("in1", "in2") for name in ("a.png", "b.jpg")]
+    pictures = [tmp_path / folder / name for folder in ("in1", "in2") for name in ("a.png", "b.JPG")]
     for path in pictures:
         path.parent.mkdir(exist_ok=True)
         path.touch()

@@ -139,8 +139,9 @@ model/mnist_model-620.data-00000-of-00001; File too large
     assert mnist_forward.explain(ValueError()) == "ValueError"
 
 
-def test_a_text_that_windows_saved_as_utf_16_is_read(tmp_path):
-    (tmp_path / "classes.txt").write_text("猫\r\nb\r\n", encoding="utf-16", newline="")
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_text_that_windows_saved_with_a_byte_order_mark_is_read(tmp_path, encoding):
+    (tmp_path / "classes.txt").write_text("猫\r\nb\r\n", encoding=encoding, newline="")
     assert mnist_forward.read_class_names(tmp_path) == ["猫", "b"]
 
 
