@@ -326,6 +326,13 @@ def test_digits_that_a_line_joined_are_preferred_to_those_cut_out_of_it():
     assert not mnist_app._explains_more(uncut._replace(log_odds=np.array([-4.0, 1.0])), cut), "one is no digit"
 
 
+def test_a_rare_form_of_a_digit_is_no_evidence_against_a_view():
+    def evidence(log_odds):
+        return mnist_app._sum_evidence(make_found(np.zeros([1, 784]), [[0, 0, 30, 40]], log_odds=np.array([log_odds])))
+
+    assert evidence(-2.0) == 0 and evidence(-4.0) < -0.9 and evidence(4.0) > 0.9
+
+
 def test_what_lies_round_the_sheet_does_not_count(number, read):
     table = np.random.default_rng(2).normal(60, 12, (900, 1200, 3))
     picture = Image.fromarray(np.uint8(np.clip(table, 0, 255)))
