@@ -1868,7 +1868,7 @@ _PRICE_OF_LOWNESS = 4.0
 # Digits that overlap have ink in common.  So a digit may begin before the cut at which the one to its left ends, by
 # this share of the piece's height.  That is tried with only so many digits in each turn, since it takes time.
 _OVERLAP = 0.12
-_MOST_OVERLAPS = 8
+_MOST_OVERLAPS = 4
 # The search goes on with this many rows.
 _BEAM = 4
 

@@ -125,7 +125,7 @@ def test_a_digit_may_share_ink_with_the_one_before():
     (left, _), (shared_left, end) = list_longer_rows(second, [100])
     assert left == 60 and shared_left == pytest.approx(60 - 0.12 * 50, abs=1) and end == 100
     ends = list(range(80, 112, 2))
-    assert len(list_longer_rows(second, ends)) == len(ends) + 8, "the most probable ones only"
+    assert len(list_longer_rows(second, ends)) == len(ends) + 4, "the most probable ones only"
     assert not list_longer_rows(second, ends, log_odds=-1.6)
 
 
