@@ -786,10 +786,11 @@ def _read_view(view, shows_one_digit, judge):
     pieces = _find_pieces(view.contrast, view.threshold)
     parts, smudges = _set_smudges_apart(_find_parts(view, pieces, shows_one_digit, judge))
     if judge is not None:
-        parts = _judge_parts(parts, judge)
+        parts = _join_broken(_judge_parts(parts, judge), view.contrast, pieces, judge)
+        parts = [part for part in parts if not part.is_loose or part.log_odds > _LOOSE_LOG_ODDS]
     if not parts:
         raise PictureError(_NO_DIGIT)
-    parts = _drop_upright_lines(parts, view.contrast.shape)
+    parts = _drop_blots(_drop_upright_lines(parts, view.contrast.shape))
     strokes = tuple(part.strokes for part in parts)
     ink_on_paper = pieces.areas[pieces.on_paper].sum() - sum(part.strokes.area for part in smudges)
     count = sum(max(1, (right - left) / (bottom - top)) for left, top, right, bottom in (part.box for part in parts))
@@ -848,10 +849,11 @@ def _place_boxes(view, boxes):
 
 
 class _Part(NamedTuple):
-    """A piece of ink that is taken for one digit."""
+    """Ink that is taken for one digit."""
 
     pixels: np.ndarray  # float32 [784], in MNIST's form
     box: np.ndarray  # left, top, right, bottom
+    group: np.ndarray = None  # int [m], the numbers of the pieces of ink
     ink: np.ndarray = None  # float32 [h, w], as _cut_out returns it; a margin of 2 pixels is round the box
     full_ink: float = 1.0  # the contrast of its dark strokes
     strokes: "_Strokes" = None  # what its strokes are like
@@ -868,7 +870,7 @@ def _make_part(contrast, pieces, group, is_loose=False):
     ink, full_ink = _cut_out(contrast, pieces, group, frame)
     left, top, right, bottom = frame
     strokes = _measure_strokes(np.isin(pieces.labels[top:bottom, left:right], group))
-    return _Part(_to_mnist(ink), frame, ink, full_ink, strokes, is_loose)
+    return _Part(_to_mnist(ink), frame, group, ink, full_ink, strokes, is_loose)
 
 
 def _set_smudges_apart(parts):
@@ -880,10 +882,43 @@ def _set_smudges_apart(parts):
 
 
 def _judge_parts(parts, judge):
-    """The _Parts with their Judgement; loose ones that are no clear digit are left out."""
+    """The _Parts with their Judgement."""
     judgement = judge(np.stack([part.pixels for part in parts]))
-    judged = [part._replace(**judgement.of(i)) for i, part in enumerate(parts)]
-    return [part for part in judged if not part.is_loose or part.log_odds > _LOOSE_LOG_ODDS]
+    return [part._replace(**judgement.of(i)) for i, part in enumerate(parts)]
+
+
+# The gap in a broken digit is at most this share of the longer side of its larger part.
+_BREAK = 0.25
+
+
+def _join_broken(parts, contrast, pieces, judge):
+    """The judged _Parts, of which two are joined where they are one digit together, as the two strokes of an open 4."""
+    if len(parts) > _MOST_DIGITS_TO_CUT:
+        return parts
+    boxes = np.array([part.box for part in parts])
+    across, down = _measure_gaps(boxes)
+    gap = np.maximum(across, 0) + np.maximum(down, 0)
+    longer_side = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    log_odds = np.array([part.log_odds for part in parts])
+    is_loose = np.array([part.is_loose for part in parts])
+    is_near = gap <= _BREAK * np.maximum.outer(longer_side, longer_side)
+    is_doubtful = np.minimum.outer(log_odds, log_odds) < _DOUBTFUL_LOG_ODDS
+    are_alike = np.equal.outer(is_loose, is_loose)  # A blot beside a digit is none of its parts.
+    pairs = np.argwhere(np.triu(is_near & is_doubtful & are_alike, 1))
+    if not len(pairs):
+        return parts
+    joined = []
+    for one, other in pairs:
+        group = np.append(parts[one].group, parts[other].group)
+        joined.append(_make_part(contrast, pieces, group, is_loose[one]))
+    joined = _judge_parts(joined, judge)
+    result = dict(enumerate(parts))
+    for i in np.argsort([-part.log_odds for part in joined]):
+        one, other = pairs[i]
+        if joined[i].log_odds > _LOOSE_LOG_ODDS and one in result and other in result:
+            result[len(parts) + i] = joined[i]
+            del result[one], result[other]
+    return list(result.values())
 
 
 # A piece that is narrower than the first share of its height is a line, such as the edge of the sheet, if it is so many
@@ -891,20 +926,44 @@ def _judge_parts(parts, judge):
 _NARROW_LINE = 0.35
 _LINE_HEIGHT = 3.0
 _RIM_LINE_HEIGHT = 1.5
+# It is a line, too, if it is thinner than this share of the digits' strokes, and if it runs along that rim in no row.
+_HAIRLINE = 0.45
 
 
 def _drop_upright_lines(parts, shape):
     """The _Parts of a sheet [h, w] without the upright lines that _remove_lines did not find."""
-    left, top, right, bottom = np.transpose([part.box for part in parts])
+    boxes = np.array([part.box for part in parts])
+    left, top, right, bottom = boxes.T
     height = bottom - top
     is_narrow = right - left <= _NARROW_LINE * height
     # What is not narrow tells best how high digits are here.
     usual = np.median(height[~is_narrow]) if (~is_narrow).sum() >= 2 else np.median(height)
     is_at_rim = (left <= 1) | (right >= shape[1] - 1)
-    is_line = is_narrow & (height > np.where(is_at_rim, _RIM_LINE_HEIGHT, _LINE_HEIGHT) * usual)
-    others = [part for part, drop in zip(parts, is_line, strict=True) if not drop]
-    # Of fewer than two other pieces nothing is known of how high digits are here: the line may be a 1.
-    return others if len(others) >= 2 else parts
+    is_high = height > np.where(is_at_rim, _RIM_LINE_HEIGHT, _LINE_HEIGHT) * usual
+    is_line = is_narrow & (is_high | is_at_rim & ~_may_be_in_row(boxes))
+    if (~is_line).sum() < 2:  # Then nothing is known of how high digits are here: the line may be a 1.
+        is_line[:] = False
+    if not is_narrow.all():
+        stroke_width = np.array([part.strokes.width for part in parts])
+        is_line |= is_narrow & (stroke_width < _HAIRLINE * np.median(stroke_width[~is_narrow]))
+    return [part for part, drop in zip(parts, is_line, strict=True) if not drop]
+
+
+def _may_be_in_row(boxes):
+    """bool [n]: which of the boxes [n, 4] are as high up as another one, at least in part."""
+    down = _measure_gaps(boxes)[1]
+    return (down < 0).sum(axis=1) > 1  # since each overlaps itself
+
+
+def _drop_blots(parts):
+    """The judged _Parts without those in no row that are surely no digit, where there are three or more others."""
+    boxes = np.array([part.box for part in parts])
+    left, top, right, bottom = boxes.T
+    is_surely_none = np.array([part.log_odds for part in parts]) < _INCREDIBLE_LOG_ODDS
+    may_be_several = right - left > bottom - top  # digits that touch, which are cut apart later
+    is_blot = is_surely_none & ~may_be_several & ~_may_be_in_row(boxes)
+    others = [part for part, drop in zip(parts, is_blot, strict=True) if not drop]
+    return others if len(others) >= 3 else parts
 
 
 # A small piece far from the others is a digit from these log odds on, and from this share of the digits' height on.
@@ -2337,6 +2396,7 @@ class _Strokes(NamedTuple):
     """What the strokes of a piece of ink are like.  Those of a pen are of one width, and not long for a digit."""
 
     area: int  # pixels
+    width: float  # the mean, in pixels
     thick: float  # the share of the area in places that are thicker than _THICKER times the mean stroke
     length: float  # of all strokes together, in units of the longer side of the piece
 
@@ -2358,7 +2418,7 @@ def _measure_strokes(mask):
     padded = np.pad(mask, 1)
     side = max(2, round(_THICKER * width))
     thick = _dilate(_erode(padded, side, side), side, side)
-    return _Strokes(area, thick.sum() / mask.sum(), mask.sum() / width / max(mask.shape))
+    return _Strokes(area, shrink * width, thick.sum() / mask.sum(), mask.sum() / width / max(mask.shape))
 
 
 # A drawing or a photo of something is told from writing by a sum of features with these weights.  They are fitted by

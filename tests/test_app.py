@@ -282,7 +282,7 @@ def test_an_unsure_network_gets_a_sentence_but_one_unsure_digit_of_a_number_does
         pixels[:, 4:24, 8:20] = 1
         judgement = mnist_app.judge_digits(pixels.reshape(n, 784), np.array(probabilities), model)
         boxes = [[90 * i + 10, 10, 90 * i + 60, 90] for i in range(n)]
-        strokes = n * (mnist_app._Strokes(area=1000, thick=0.0, length=2.0),)
+        strokes = n * (mnist_app._Strokes(area=1000, width=6.0, thick=0.0, length=2.0),)
         found = make_found(pixels.reshape(n, 784), boxes, strokes=strokes, **judgement._asdict())
         assert ("nothing that is clearly a digit" in str(mnist_app._find_refusal(found, picture, DIGITS))) == refused
 

@@ -486,6 +486,38 @@ def test_a_digit_that_is_broken_in_two_halves_is_a_digit(number, read):
     assert np.ptp(reading.found.boxes[1, [1, 3]]) > 120
 
 
+@pytest.mark.parametrize("text", ["2", "5", "42"])
+def test_two_halves_far_apart_are_joined_where_they_are_a_digit_only_together(number, read, text):
+    picture = on_sheet(number(text, height=160))
+    start = number(text, height=160)[-1][1]
+    ImageDraw.Draw(picture).rectangle([start, 154, start + 160, 168], (235, 235, 235))
+    reading = read(picture)
+    assert reading.answer.number == text
+    assert np.ptp(reading.found.boxes[-1, [1, 3]]) > 140
+
+
+@pytest.mark.parametrize(
+    "gap, log_odds, loose, joined_log_odds, count",
+    [
+        (10, (-2, 2), (False, False), 1, 1),
+        (10, (-2, -2), (True, True), 1, 1),
+        (20, (-2, 2), (False, False), 1, 2),  # They are far apart,
+        (10, (1, 2), (False, False), 3, 2),  # or each is a digit,
+        (10, (-2, 2), (True, False), 3, 2),  # or one is a blot,
+        (10, (-2, 2), (False, False), -1, 2),  # or they are no digit together.
+    ],
+)
+def test_two_pieces_are_joined_only_where_they_may_be_a_broken_digit(gap, log_odds, loose, joined_log_odds, count):
+    contrast = np.zeros([100, 100], np.float32)
+    contrast[20:80, 20:40] = 1
+    contrast[20:80, 40 + gap : 60 + gap] = 1
+    pieces = mnist_app._find_components(contrast > 0.5)
+    parts = [mnist_app._make_part(contrast, pieces, np.array([i]), loose[i]) for i in range(2)]
+    parts = [part._replace(log_odds=log_odds[i]) for i, part in enumerate(parts)]
+    judge = judge_alike(joined_log_odds, 1.0)
+    assert len(mnist_app._join_broken(parts, contrast, pieces, judge)) == count
+
+
 def test_where_two_printed_lines_cross_no_ink_stays():
     contrast = np.zeros([300, 500], np.float32)
     for start in (100, 200):
@@ -510,16 +542,51 @@ def test_the_edge_of_the_sheet_is_no_one(number, read):
     assert read(picture).answer.number == "326"
 
 
+def test_a_stroke_along_the_rim_beside_no_digit_is_no_one(number, read):
+    assert read(draw_lines(on_sheet(number("326")), (7, 240, 7, 316), width=14)).answer.number == "326"
+    assert read(draw_lines(on_sheet(number("326")), (7, 140, 7, 216), width=14)).answer.number == "1326", "in the row"
+
+
+def test_a_line_that_is_finer_than_the_pen_is_no_one(number, read):
+    assert read(draw_lines(on_sheet(number("3")), (330, 100, 330, 200), width=4)).answer.number == "3"
+    assert read(draw_lines(on_sheet(number("3")), (330, 100, 330, 200), width=12)).answer.number == "31"
+
+
+def test_a_blot_in_no_row_is_no_digit(number, read):
+    picture = on_sheet(number("308"), size=(900, 420))
+    ImageDraw.Draw(picture).ellipse([400, 280, 470, 360], BLACK)
+    assert read(picture).answer.number == "308"
+
+
+@pytest.mark.parametrize(
+    "box, log_odds, others, is_dropped",
+    [
+        ([0, 200, 50, 260], -5, 3, True),
+        ([0, 200, 50, 260], -2, 3, False),  # It may be a digit,
+        ([400, 130, 450, 190], -5, 3, False),  # or it is in the row,
+        ([0, 200, 90, 260], -5, 3, False),  # or it may be two digits that touch,
+        ([0, 200, 50, 260], -5, 2, False),  # or there are few digits.
+    ],
+)
+def test_only_what_is_surely_no_digit_and_in_no_row_is_dropped(box, log_odds, others, is_dropped):
+    digits = [
+        mnist_app._Part(None, np.array([x, 100, x + 50, 180]), log_odds=3) for x in range(100, 100 + 90 * others, 90)
+    ]
+    blot = mnist_app._Part(None, np.array(box), log_odds=log_odds)
+    assert len(mnist_app._drop_blots([*digits, blot])) == others + (not is_dropped)
+
+
 def test_a_line_that_is_much_higher_than_the_digits_is_no_one(number, read):
     picture = on_sheet(number("308", height=80), size=(700, 420))
-    assert read(draw_lines(picture, (560, 60, 566, 330))).answer.number == "308"
+    assert read(draw_lines(picture, (560, 60, 566, 330), width=10)).answer.number == "308"
     picture = on_sheet(number("308", height=80), size=(700, 420))
-    assert read(draw_lines(picture, (560, 60, 566, 190))).answer.number == "3081", "a long 1"
+    assert read(draw_lines(picture, (560, 60, 566, 190), width=10)).answer.number == "3081", "a long 1"
 
 
 def test_more_lines_than_digits_do_not_hide_how_high_a_digit_is():
-    digits = [mnist_app._Part(None, np.array([x, 100, x + 50, 180])) for x in (100, 200)]
-    lines = [mnist_app._Part(None, np.array([x, 20, x + 6, 300])) for x in (300, 400, 500)]
+    pen = mnist_app._Strokes(area=1000, width=6, thick=0, length=2)
+    digits = [mnist_app._Part(None, np.array([x, 100, x + 50, 180]), strokes=pen) for x in (100, 200)]
+    lines = [mnist_app._Part(None, np.array([x, 20, x + 6, 300]), strokes=pen) for x in (300, 400, 500)]
     assert mnist_app._drop_upright_lines(digits + lines, (400, 700)) == digits
     assert mnist_app._drop_upright_lines(lines, (400, 700)) == lines
 
@@ -719,7 +786,7 @@ def test_digits_of_unlike_heights_are_no_number(digits):
 
 def test_one_digit_beside_much_other_ink_is_no_writing():
     """An arrow or a letter in a drawing may look like a digit."""
-    strokes = (mnist_app._Strokes(area=500, thick=0.0, length=2.0),)
+    strokes = (mnist_app._Strokes(area=500, width=6.0, thick=0.0, length=2.0),)
     one = make_found(np.zeros([1, 784]), [[0, 0, 40, 60]], log_odds=np.array([1.0]), strokes=strokes)
     for share, is_writing in ((0.97, True), (0.3, False)):
         assert mnist_app._is_writing(one._replace(share_of_ink=share), colourfulness=0) == is_writing
@@ -727,7 +794,7 @@ def test_one_digit_beside_much_other_ink_is_no_writing():
 
 def test_blots_and_colours_in_a_row_are_no_writing():
     boxes = [[60 * i, 0, 60 * i + 40, 60] for i in range(4)]
-    pen = mnist_app._Strokes(area=500, thick=0.02, length=2.4)
+    pen = mnist_app._Strokes(area=500, width=6.0, thick=0.02, length=2.4)
     row = make_found(np.zeros([4, 784]), boxes, log_odds=np.full(4, 0.5), strokes=4 * (pen,))
     assert mnist_app._is_writing(row, colourfulness=0)
     assert not mnist_app._is_writing(row._replace(strokes=4 * (pen._replace(thick=0.8),)), colourfulness=0)
@@ -737,7 +804,7 @@ def test_blots_and_colours_in_a_row_are_no_writing():
 
 def test_strokes_as_narrow_as_a_one_are_no_evidence_of_writing_or_of_cuts():
     """Any stroke of a fence, a pattern or a letter is a clear 1."""
-    pen = mnist_app._Strokes(area=500, thick=0.0, length=1.0)
+    pen = mnist_app._Strokes(area=500, width=6.0, thick=0.0, length=1.0)
     for width, is_written in ((10, False), (40, True)):
         boxes = [[60 * i, 0, 60 * i + width, 60] for i in range(4)]
         row = make_found(np.zeros([4, 784]), boxes, log_odds=np.full(4, 5.0), strokes=4 * (pen,))
