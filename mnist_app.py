@@ -2204,10 +2204,10 @@ def _mend_thickness(ink):
     radius = abs(wanted - width) / 2 * _FINE
     for remaining in np.arange(radius, 0, -1):
         vertical = _extreme_down(extreme, ink, 3)
-        horizontal = _extreme_down(extreme, ink.T, 3).T
-        square = _extreme_down(extreme, vertical.T, 3).T
-        diamond = extreme(vertical, horizontal)
-        changed = square if int(remaining) % 2 else diamond
+        if int(remaining) % 2:
+            changed = _extreme_down(extreme, vertical.T, 3).T  # a square
+        else:
+            changed = extreme(vertical, _extreme_down(extreme, ink.T, 3).T)  # a diamond
         ink = ink + (changed - ink) * min(remaining, 1)
     return ink
 
