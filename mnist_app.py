@@ -887,7 +887,8 @@ def _judge_parts(parts, judge):
     return [part._replace(**judgement.of(i)) for i, part in enumerate(parts)]
 
 
-# The gap in a broken digit is at most this share of the longer side of its larger part.
+# The gap in a broken digit is at most this share of the longer side of its larger part.  Together its parts have more
+# than the log odds _LOOSE_LOG_ODDS.
 _BREAK = 0.25
 
 
@@ -926,7 +927,8 @@ def _join_broken(parts, contrast, pieces, judge):
 _NARROW_LINE = 0.35
 _LINE_HEIGHT = 3.0
 _RIM_LINE_HEIGHT = 1.5
-# It is a line, too, if it is thinner than this share of the digits' strokes, and if it runs along that rim in no row.
+# It is a line, too, if it runs along that rim with no other piece beside it, or if it is thinner than this share of the
+# strokes of what is not narrow.
 _HAIRLINE = 0.45
 
 
