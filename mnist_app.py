@@ -788,6 +788,7 @@ def _read_view(view, shows_one_digit, judge):
     if judge is not None:
         parts = _join_broken(_judge_parts(parts, judge), view.contrast, pieces, judge)
         parts = [part for part in parts if not part.is_loose or part.log_odds > _LOOSE_LOG_ODDS]
+        parts = _add_pale_strokes(parts, view, pieces, judge)
     if not parts:
         raise PictureError(_NO_DIGIT)
     parts = _drop_blots(_drop_upright_lines(parts, view.contrast.shape))
@@ -920,6 +921,36 @@ def _join_broken(parts, contrast, pieces, judge):
             result[len(parts) + i] = joined[i]
             del result[one], result[other]
     return list(result.values())
+
+
+# Where a pen ran dry, its strokes are paler than the threshold of a _View.  They are above this share of it ...
+_PALE = 0.5
+# ... and are looked for where the network is less sure of a digit than this, or the digit is doubtful.
+_CLEAR_CONFIDENCE = 0.9
+
+
+def _add_pale_strokes(parts, view, pieces, judge):
+    """The judged _Parts, of which unclear ones have the pale strokes that touch them, too, if that makes them clear."""
+    is_unclear = [part.confidence < _CLEAR_CONFIDENCE or part.log_odds < _DOUBTFUL_LOG_ODDS for part in parts]
+    if not any(is_unclear) or len(parts) > _MOST_DIGITS_TO_CUT:
+        return parts
+    paler = _find_components(view.contrast > _PALE * view.threshold)
+    # Each piece lies within one of the paler ones, which are larger.
+    around = np.zeros(len(pieces.areas), int)
+    is_ink = pieces.labels >= 0
+    around[pieces.labels[is_ink]] = paler.labels[is_ink]
+    groups = [np.unique(around[part.group]) for part in parts]
+    users = np.bincount(np.concatenate(groups))
+    result = list(parts)
+    for i in np.flatnonzero(is_unclear):
+        if users[groups[i]].max() > 1:  # Another digit lies within the same piece.
+            continue
+        larger = _judge_parts([_make_part(view.contrast, paler, groups[i])], judge)[0]
+        is_clear = larger.confidence >= _CLEAR_CONFIDENCE and larger.log_odds > _LOOSE_LOG_ODDS
+        if is_clear and larger.log_odds > parts[i].log_odds:
+            # Whether a pen wrote it is told by the dark strokes, whose edges are sharp.
+            result[i] = larger._replace(group=parts[i].group, strokes=parts[i].strokes)
+    return result
 
 
 # A piece that is narrower than the first share of its height is a line, such as the edge of the sheet, if it is so many

@@ -3,6 +3,7 @@
 Each sheet needs one step of the reader: without this step, its test fails.
 """
 
+import functools
 import json
 import shutil
 
@@ -516,6 +517,54 @@ def test_two_pieces_are_joined_only_where_they_may_be_a_broken_digit(gap, log_od
     parts = [part._replace(log_odds=log_odds[i]) for i, part in enumerate(parts)]
     judge = judge_alike(joined_log_odds, 1.0)
     assert len(mnist_app._join_broken(parts, contrast, pieces, judge)) == count
+
+
+def draw_figure_eight(paler):
+    """A contrast with an 8, of which the upper right of the loop is paler than the rest by that share."""
+    contrast = np.zeros([200, 160], np.float32)
+    ring = Image.new("L", (160, 200))
+    ImageDraw.Draw(ring).ellipse([45, 20, 105, 100], outline=255, width=12)
+    ImageDraw.Draw(ring).ellipse([40, 88, 110, 180], outline=255, width=12)
+    contrast[np.asarray(ring) > 0] = 1
+    contrast[20:85, 78:110] *= paler
+    return contrast
+
+
+@pytest.mark.parametrize("paler, number", [(0.2, "8"), (0.12, "6")])
+def test_the_strokes_of_a_dry_pen_are_added_where_they_make_a_digit_clear(paler, number, model):
+    judge = functools.partial(mnist_app._judge, model_dir=model)
+    found = mnist_app._read_view(view_of()._replace(contrast=draw_figure_eight(paler), threshold=0.3), False, judge)
+    assert mnist_app.restore_model(found.pixels, model).number == number
+
+
+@pytest.mark.parametrize(
+    "log_odds, confidence, pale_log_odds, pale_confidence, is_added",
+    [
+        (2, 0.6, 3, 0.95, True),
+        (-2, 0.99, 1, 0.95, True),
+        (2, 0.95, 3, 0.99, False),  # It was clear,
+        (2, 0.6, 1, 0.95, False),  # or it is less clear,
+        (2, 0.6, 3, 0.8, False),  # or not clear either.
+        (-3, 0.6, -1, 0.95, False),
+    ],
+)
+def test_pale_strokes_are_added_to_unclear_digits_alone(log_odds, confidence, pale_log_odds, pale_confidence, is_added):
+    view = view_of()._replace(contrast=draw_figure_eight(0.2), threshold=0.3)
+    pieces = mnist_app._find_components(view.contrast > view.threshold)
+    part = mnist_app._make_part(view.contrast, pieces, np.arange(len(pieces.areas)))
+    part = part._replace(log_odds=log_odds, confidence=confidence)
+    (result,) = mnist_app._add_pale_strokes([part], view, pieces, judge_alike(pale_log_odds, pale_confidence))
+    assert (result.pixels.sum() > part.pixels.sum()) == is_added
+    assert result.strokes == part.strokes
+
+
+def test_pale_strokes_between_two_digits_are_of_neither():
+    view = view_of((50, 150, 50, 90), (50, 150, 110, 150))
+    view.contrast[90:110, 90:110] = 0.4
+    pieces = mnist_app._find_components(view.contrast > view.threshold)
+    parts = [mnist_app._make_part(view.contrast, pieces, np.array([i]))._replace(confidence=0.6) for i in range(2)]
+    result = mnist_app._add_pale_strokes(parts, view, pieces, judge_alike(3, 0.99))
+    assert all(one is other for one, other in zip(result, parts, strict=True))
 
 
 def test_where_two_printed_lines_cross_no_ink_stays():
