@@ -333,9 +333,10 @@ def read_picture(path, model_dir):
 
 def read_pictures(paths, model_dir):
     """Yield the Reading of each path, in order; several pictures are in work at once."""
-    # Both are kept once they are read.  Threads that began without them would each read them anew.
+    # All are kept once they are read.  Threads that began without them would each read them anew.
     _restored_network(model_dir)
     _read_outlines(model_dir)
+    _whole_digit_network()
     yield from map_in_threads(functools.partial(read_picture, model_dir=model_dir), paths)
 
 
@@ -904,9 +905,9 @@ def _join_broken(parts, contrast, pieces, judge):
     log_odds = np.array([part.log_odds for part in parts])
     is_loose = np.array([part.is_loose for part in parts])
     is_near = gap <= _BREAK * np.maximum.outer(longer_side, longer_side)
-    is_doubtful = np.minimum.outer(log_odds, log_odds) < _DOUBTFUL_LOG_ODDS
+    is_unclear = np.minimum.outer(log_odds, log_odds) < _LOOSE_LOG_ODDS
     are_alike = np.equal.outer(is_loose, is_loose)  # A blot beside a digit is none of its parts.
-    pairs = np.argwhere(np.triu(is_near & is_doubtful & are_alike, 1))
+    pairs = np.argwhere(np.triu(is_near & is_unclear & are_alike, 1))
     if not len(pairs):
         return parts
     joined = []
@@ -988,11 +989,17 @@ def _may_be_in_row(boxes):
     return (down < 0).sum(axis=1) > 1  # since each overlaps itself
 
 
+# A blot is more than so many times as thick as the strokes of most pieces.
+_BLOT_THICKNESS = 1.5
+
+
 def _drop_blots(parts):
-    """The judged _Parts without those in no row that are surely no digit, where there are three or more others."""
+    """The judged _Parts without blots in no row, which are surely no digit, where there are three or more others."""
     boxes = np.array([part.box for part in parts])
     left, top, right, bottom = boxes.T
     is_surely_none = np.array([part.log_odds for part in parts]) < _INCREDIBLE_LOG_ODDS
+    stroke_width = np.array([part.strokes.width for part in parts])
+    is_surely_none |= stroke_width > _BLOT_THICKNESS * np.median(stroke_width)
     may_be_several = right - left > bottom - top  # digits that touch, which are cut apart later
     is_blot = is_surely_none & ~may_be_several & ~_may_be_in_row(boxes)
     others = [part for part, drop in zip(parts, is_blot, strict=True) if not drop]
@@ -1945,13 +1952,11 @@ _CUT_HEIGHT = 80
 _CUT_STROKE = 2
 # Two cuts side by side are this share of the piece's height apart.  At each place there is a cut for each slant: it
 # goes so many pixels to the right for each pixel down.
-_CUT_DISTANCE = 1 / 12
+_CUT_DISTANCE = 1 / 16
 _SLANTS = (-0.5, -0.33, -0.17, 0, 0.17, 0.33, 0.5)
 # A digit between two cuts is at least and at most so wide, as a share of the piece's height, and at least so high.
 _DIGIT_WIDTHS = (0.1, 1.25)
 _LEAST_DIGIT_HEIGHT = 0.5
-# It has at least these log odds.
-_LEAST_LOG_ODDS = -1.5
 # Each digit of a row lowers the logarithm of the row's probability by the first price, so that nothing is cut without
 # need.  The second price is multiplied by how much lower the digit is than the piece, as a share of the piece's height:
 # the digits of a number are about equally high, but a slice of any digit looks like a low 1.
@@ -2049,7 +2054,7 @@ def _extend(rows, cuts, ink, judge):
     promising = sorted(extended, key=lambda row: row.total)[-_MOST_OVERLAPS:]
     overlapping = [(row.before, row.end) for row in promising if row.before.digits]
     extended += _add_digits(overlapping, _OVERLAP, ink, judge)
-    return [row for row in extended if row.digits[-1].log_odds >= _LEAST_LOG_ODDS]
+    return [row for row in extended if row.digits[-1].log_odds > _INCREDIBLE_LOG_ODDS]
 
 
 def _add_digits(spans, overlap, ink, judge):
@@ -2272,17 +2277,17 @@ _OUTLINE_SAMPLES = 20000
 _OUTLINE_SAMPLES_OF_CLASS = 100
 
 
-# The weights of a second network of the lecture's form, with two classes.  It was trained on whole digits against what
-# is none: several that touch, parts of them, digits with a line across them.  tests/make_whole_digits.py makes it.
+# The weights of a second network, see build_wholeness.  It was trained on whole digits against what is none: several
+# that touch, parts of them, digits with a line across them.  tests/make_whole_digits.py makes it.
 WHOLE_DIGITS_PATH = mnist_forward.DATA_PATH / "whole_digits.npz"
 # The log odds are a sum of features with these weights, fitted by logistic regression on such pictures of MNIST's
 # training digits as that network was not trained on.
 _LOG_ODDS_WEIGHTS = {
-    "wholeness": 0.77,  # that network's own log odds
-    "strangeness": -1.33,  # the distance to the nearest training digit of the class, divided by the limit
-    "log probability": 0.64,  # of the class
-    "log improbability": -0.13,  # the logarithm of 1 minus that
-    "bias": -0.54,
+    "wholeness": 0.82,  # that network's own log odds
+    "strangeness": -1.06,  # the distance to the nearest training digit of the class, divided by the limit
+    "log probability": 0.56,  # of the class
+    "log improbability": -0.09,  # the logarithm of 1 minus that
+    "bias": 0.04,
 }
 # Of other classes than digits nothing is known beforehand.
 _LOG_ODDS_WEIGHTS_OF_OWN_CLASSES = {
@@ -2340,18 +2345,39 @@ def _measure_features(pixels, probabilities, model_dir):
     }
 
 
-def _measure_wholeness(pixels):
-    """The log odds that pixels [n, 784] are a whole digit, float32 [n], by the network of WHOLE_DIGITS_PATH.
+def build_wholeness(x, weights):
+    """Build the network that tells whole digits from what is none: two convolutions, each with max pooling, two layers.
 
-    They are the mean over the places of build_answer.
+    Args:
+      x: pictures, float32 [n, 784], 0 = paper .. 1 = ink.
+      weights: its weights and biases, {name: array, tensor or variable}: of the convolutions `weights1` [5, 5, 1, a],
+        `weights2` [5, 5, a, b]; of the layers `weights3` [49 * b, c], `weights4` [c, 1]; `biases1` to `biases4`.
+
+    Returns the log odds that each picture is a whole digit, float32 [n].
     """
-    framed = np.pad(pixels.reshape(-1, IMAGE_SIDE, IMAGE_SIDE), ((0, 0), (1, 1), (1, 1)))
-    moved = [framed[:, 1 - down :, 1 - right :][:, :IMAGE_SIDE, :IMAGE_SIDE] for down, right in _PLACES]
-    moved = np.reshape(moved, [-1, INPUT_NODE])  # from [5, n, 28, 28]: first all digits of the first place
-    weights = _read_whole_digits()
-    hidden = np.maximum(moved @ weights["weights1"] + weights["biases1"], 0)
-    log_odds = hidden @ weights["weights2"] + weights["bias2"]
-    return log_odds.reshape(len(_PLACES), -1).mean(axis=0)
+    maps = tf.reshape(x, [-1, IMAGE_SIDE, IMAGE_SIDE, 1])
+    for number in (1, 2):
+        maps = tf.nn.conv2d(maps, weights[f"weights{number}"], strides=1, padding="SAME")
+        maps = tf.nn.relu(maps + weights[f"biases{number}"])
+        maps = tf.nn.max_pool2d(maps, ksize=2, strides=2, padding="SAME")
+    hidden = tf.reshape(maps, [-1, weights["weights3"].shape[0]])
+    hidden = tf.nn.relu(hidden @ weights["weights3"] + weights["biases3"])
+    return tf.squeeze(hidden @ weights["weights4"] + weights["biases4"], axis=1)
+
+
+@functools.cache
+def _whole_digit_network():
+    """(sess, x, y) of the network of WHOLE_DIGITS_PATH: pictures x [n, 784] to their log odds y [n]."""
+    with tf.Graph().as_default():
+        x = tf.placeholder(tf.float32, [None, INPUT_NODE])
+        y = build_wholeness(x, _read_whole_digits())
+        return tf.Session(), x, y
+
+
+def _measure_wholeness(pixels):
+    """The log odds that pixels [n, 784] are a whole digit, float32 [n]."""
+    sess, x, y = _whole_digit_network()
+    return sess.run(y, {x: pixels})
 
 
 @functools.cache
