@@ -545,9 +545,11 @@ def find_digits(picture, judge=None):
     return best._replace(**in_picture, sizes=best.sizes / factor)
 
 
-# What the log odds of a digit (see judge_digits) mean for the choice between two ways to see a picture.  Below the
-# first limit a piece of ink may be something else than one whole digit.  Rare forms of a digit in real hands have log
-# odds down to about the second limit.  So only what is below that one is surely no digit.
+# What the log odds of a digit (see judge_digits) mean for the choice between two ways to see a picture, and between the
+# ways to join and to cut pieces of ink.  Above the first limit a piece is more likely one whole digit than not.  Below
+# the second one it may well be something else.  Rare forms of a digit in real hands have log odds down to about the
+# third limit.  So only what is below that one is surely no digit.
+_LIKELY_LOG_ODDS = 0.0
 _DOUBTFUL_LOG_ODDS = -1.25
 _INCREDIBLE_LOG_ODDS = -3.0
 # A second look counts only if the mean of its log odds is above this limit.
@@ -788,11 +790,13 @@ def _read_view(view, shows_one_digit, judge):
     parts, smudges = _set_smudges_apart(_find_parts(view, pieces, shows_one_digit, judge))
     if judge is not None:
         parts = _join_broken(_judge_parts(parts, judge), view.contrast, pieces, judge)
-        parts = [part for part in parts if not part.is_loose or part.log_odds > _LOOSE_LOG_ODDS]
+        parts = [part for part in parts if not part.is_loose or part.log_odds > _LIKELY_LOG_ODDS]
         parts = _add_pale_strokes(parts, view, pieces, judge)
     if not parts:
         raise PictureError(_NO_DIGIT)
-    parts = _drop_blots(_drop_upright_lines(parts, view.contrast.shape))
+    parts = _drop_upright_lines(parts, view.contrast.shape)
+    if judge is not None:
+        parts = _drop_blots(parts)
     strokes = tuple(part.strokes for part in parts)
     ink_on_paper = pieces.areas[pieces.on_paper].sum() - sum(part.strokes.area for part in smudges)
     count = sum(max(1, (right - left) / (bottom - top)) for left, top, right, bottom in (part.box for part in parts))
@@ -889,8 +893,8 @@ def _judge_parts(parts, judge):
     return [part._replace(**judgement.of(i)) for i, part in enumerate(parts)]
 
 
-# The gap in a broken digit is at most this share of the longer side of its larger part.  Together its parts have more
-# than the log odds _LOOSE_LOG_ODDS.
+# The gap in a broken digit is at most this share of the longer side of its larger part.  Of its parts one at least is
+# less likely a digit than not, and together they are more likely one.
 _BREAK = 0.25
 
 
@@ -905,7 +909,7 @@ def _join_broken(parts, contrast, pieces, judge):
     log_odds = np.array([part.log_odds for part in parts])
     is_loose = np.array([part.is_loose for part in parts])
     is_near = gap <= _BREAK * np.maximum.outer(longer_side, longer_side)
-    is_unclear = np.minimum.outer(log_odds, log_odds) < _LOOSE_LOG_ODDS
+    is_unclear = np.minimum.outer(log_odds, log_odds) < _LIKELY_LOG_ODDS
     are_alike = np.equal.outer(is_loose, is_loose)  # A blot beside a digit is none of its parts.
     pairs = np.argwhere(np.triu(is_near & is_unclear & are_alike, 1))
     if not len(pairs):
@@ -918,7 +922,7 @@ def _join_broken(parts, contrast, pieces, judge):
     result = dict(enumerate(parts))
     for i in np.argsort([-part.log_odds for part in joined]):
         one, other = pairs[i]
-        if joined[i].log_odds > _LOOSE_LOG_ODDS and one in result and other in result:
+        if joined[i].log_odds > _LIKELY_LOG_ODDS and one in result and other in result:
             result[len(parts) + i] = joined[i]
             del result[one], result[other]
     return list(result.values())
@@ -926,7 +930,8 @@ def _join_broken(parts, contrast, pieces, judge):
 
 # Where a pen ran dry, its strokes are paler than the threshold of a _View.  They are above this share of it ...
 _PALE = 0.5
-# ... and are looked for where the network is less sure of a digit than this, or the digit is doubtful.
+# ... and are looked for where the network is less sure of a digit than this, or the digit is doubtful.  With them it
+# has to be as sure.
 _CLEAR_CONFIDENCE = 0.9
 
 
@@ -935,22 +940,21 @@ def _add_pale_strokes(parts, view, pieces, judge):
     is_unclear = [part.confidence < _CLEAR_CONFIDENCE or part.log_odds < _DOUBTFUL_LOG_ODDS for part in parts]
     if not any(is_unclear) or len(parts) > _MOST_DIGITS_TO_CUT:
         return parts
-    paler = _find_components(view.contrast > _PALE * view.threshold)
-    # Each piece lies within one of the paler ones, which are larger.
-    around = np.zeros(len(pieces.areas), int)
     is_ink = pieces.labels >= 0
-    around[pieces.labels[is_ink]] = paler.labels[is_ink]
-    groups = [np.unique(around[part.group]) for part in parts]
-    users = np.bincount(np.concatenate(groups))
+    larger_pieces = _find_components(is_ink | (view.contrast > _PALE * view.threshold))
+    larger_of_piece = np.zeros(len(pieces.areas), int)  # Each piece lies within a larger one.
+    larger_of_piece[pieces.labels[is_ink]] = larger_pieces.labels[is_ink]
+    groups = [np.unique(larger_of_piece[part.group]) for part in parts]
+    parts_within = np.bincount(np.concatenate(groups))
+    chosen = [i for i in np.flatnonzero(is_unclear) if parts_within[groups[i]].max() == 1]
+    if not chosen:
+        return parts
     result = list(parts)
-    for i in np.flatnonzero(is_unclear):
-        if users[groups[i]].max() > 1:  # Another digit lies within the same piece.
-            continue
-        larger = _judge_parts([_make_part(view.contrast, paler, groups[i])], judge)[0]
-        is_clear = larger.confidence >= _CLEAR_CONFIDENCE and larger.log_odds > _LOOSE_LOG_ODDS
-        if is_clear and larger.log_odds > parts[i].log_odds:
+    larger = _judge_parts([_make_part(view.contrast, larger_pieces, groups[i]) for i in chosen], judge)
+    for i, part in zip(chosen, larger, strict=True):
+        if part.confidence >= _CLEAR_CONFIDENCE and part.log_odds > max(parts[i].log_odds, _LIKELY_LOG_ODDS):
             # Whether a pen wrote it is told by the dark strokes, whose edges are sharp.
-            result[i] = larger._replace(group=parts[i].group, strokes=parts[i].strokes)
+            result[i] = part._replace(group=parts[i].group, strokes=parts[i].strokes)
     return result
 
 
@@ -994,20 +998,19 @@ _BLOT_THICKNESS = 1.5
 
 
 def _drop_blots(parts):
-    """The judged _Parts without blots in no row, which are surely no digit, where there are three or more others."""
+    """The judged _Parts without blots and what else is surely no digit in no row, beside three or more others."""
     boxes = np.array([part.box for part in parts])
     left, top, right, bottom = boxes.T
-    is_surely_none = np.array([part.log_odds for part in parts]) < _INCREDIBLE_LOG_ODDS
+    log_odds = np.array([part.log_odds for part in parts])
     stroke_width = np.array([part.strokes.width for part in parts])
-    is_surely_none |= stroke_width > _BLOT_THICKNESS * np.median(stroke_width)
+    is_blot = (log_odds < _LIKELY_LOG_ODDS) & (stroke_width > _BLOT_THICKNESS * np.median(stroke_width))
     may_be_several = right - left > bottom - top  # digits that touch, which are cut apart later
-    is_blot = is_surely_none & ~may_be_several & ~_may_be_in_row(boxes)
-    others = [part for part, drop in zip(parts, is_blot, strict=True) if not drop]
+    is_none = (is_blot | (log_odds < _INCREDIBLE_LOG_ODDS)) & ~may_be_several & ~_may_be_in_row(boxes)
+    others = [part for part, drop in zip(parts, is_none, strict=True) if not drop]
     return others if len(others) >= 3 else parts
 
 
-# A small piece far from the others is a digit from these log odds on, and from this share of the digits' height on.
-_LOOSE_LOG_ODDS = 0.0
+# A small piece far from the others is a digit from this share of the digits' height on.
 _LOOSE_HEIGHT = 0.3
 
 
@@ -1043,7 +1046,7 @@ def _take_apart(contrast, pieces, group, judge):
         return [group]
     ways = [group, *np.split(group, len(group))]
     whole, *apart = judge(np.stack([_make_part(contrast, pieces, way).pixels for way in ways])).log_odds
-    return ways[1:] if whole < _DOUBTFUL_LOG_ODDS and min(apart) > _LOOSE_LOG_ODDS else [group]
+    return ways[1:] if whole < _DOUBTFUL_LOG_ODDS and min(apart) > _LIKELY_LOG_ODDS else [group]
 
 
 # -------- Paper and ink
@@ -2350,8 +2353,9 @@ def build_wholeness(x, weights):
 
     Args:
       x: pictures, float32 [n, 784], 0 = paper .. 1 = ink.
-      weights: its weights and biases, {name: array, tensor or variable}: of the convolutions `weights1` [5, 5, 1, a],
-        `weights2` [5, 5, a, b]; of the layers `weights3` [49 * b, c], `weights4` [c, 1]; `biases1` to `biases4`.
+      weights: its weights and biases, {name: array, tensor or variable}: of the convolutions `weights1` [5, 5, 1, a]
+        and `weights2` [5, 5, a, b], of the layers `weights3` [49 * b, c] and `weights4` [c, 1]; `biases1` [a] to
+        `biases4` [1].
 
     Returns the log odds that each picture is a whole digit, float32 [n].
     """
@@ -2367,27 +2371,30 @@ def build_wholeness(x, weights):
 
 @functools.cache
 def _whole_digit_network():
-    """(sess, x, y) of the network of WHOLE_DIGITS_PATH: pictures x [n, 784] to their log odds y [n]."""
-    with tf.Graph().as_default():
-        x = tf.placeholder(tf.float32, [None, INPUT_NODE])
-        y = build_wholeness(x, _read_whole_digits())
-        return tf.Session(), x, y
+    """(sess, x, y) of the network of WHOLE_DIGITS_PATH: pictures x [n, 784] to their log odds y [n].
+
+    Raises UserError where the file can't be read, or holds something else.
+    """
+    try:
+        weights = _read_whole_digits()
+        with tf.Graph().as_default():
+            x = tf.placeholder(tf.float32, [None, INPUT_NODE])
+            y = build_wholeness(x, weights)
+            return tf.Session(), x, y
+    except Exception:  # numpy, zip, zlib and TensorFlow have one each.
+        raise UserError(f"{WHOLE_DIGITS_PATH} is missing or damaged: take it from the repository again.") from None
+
+
+def _read_whole_digits():
+    """The weights in the file WHOLE_DIGITS_PATH, {name: float32 array}."""
+    with np.load(WHOLE_DIGITS_PATH) as file:
+        return {name: values.astype(np.float32) for name, values in file.items()}
 
 
 def _measure_wholeness(pixels):
     """The log odds that pixels [n, 784] are a whole digit, float32 [n]."""
     sess, x, y = _whole_digit_network()
     return sess.run(y, {x: pixels})
-
-
-@functools.cache
-def _read_whole_digits():
-    """The weights in the file WHOLE_DIGITS_PATH, {name: float32 array}; raises UserError where it can't be read."""
-    try:
-        with np.load(WHOLE_DIGITS_PATH) as file:
-            return {name: values.astype(np.float32) for name, values in file.items()}
-    except Exception:  # numpy, zip and zlib have one each.
-        raise UserError(f"{WHOLE_DIGITS_PATH} is missing or damaged: take it from the repository again.") from None
 
 
 def _find_refusal(found, picture, class_names):

@@ -12,6 +12,7 @@ The last 5,000 training digits of MNIST are not used for the training, but for i
 """
 
 import argparse
+import collections
 import functools
 import multiprocessing
 import os
@@ -225,7 +226,7 @@ def keeps_its_size(erased, digit):
 
 
 def make_samples(job):
-    """Samples of SCENES_AT_ONCE scenes, [(784 bytes, class number), ...]; `job` is (part, number)."""
+    """Samples of SCENES_AT_ONCE scenes, [(uint8 [784], is_whole), ...]; `job` is (part, number)."""
     part, number = job
     rng = np.random.default_rng([SEED, part == "test", number])
     sources = read_sources(part)
@@ -234,28 +235,26 @@ def make_samples(job):
         for ink, is_whole in make_scene(rng, sources):
             if (ink > 0.5).any():
                 pixels = np.rint(mnist_app._to_mnist(np.pad(ink, 2)) * 255).astype(np.uint8)
-                samples.append((pixels.tobytes(), int(is_whole)))
+                samples.append((pixels, is_whole))
     return samples
 
 
 def make_all_samples(part, scenes):
-    """The samples of so many scenes, made by all cores."""
+    """The samples of so many scenes, made by all cores: (uint8 [n, 784]; bool [n], which are whole digits)."""
     jobs = [(part, number) for number in range(scenes // SCENES_AT_ONCE)]
     with multiprocessing.Pool() as pool:
-        return [sample for samples in pool.map(make_samples, jobs, chunksize=1) for sample in samples]
+        samples = [sample for some in pool.map(make_samples, jobs, chunksize=1) for sample in some]
+    return np.stack([pixels for pixels, _ in samples]), np.array([is_whole for _, is_whole in samples])
 
 
 # ======== Training and fitting
 
 
-def unpack(samples):
-    """(uint8 [n, 784], bool [n]: which are whole digits) of samples as make_samples returns them."""
-    pixels = np.stack([np.frombuffer(pixels, np.uint8) for pixels, _ in samples])
-    return pixels, np.array([is_whole for _, is_whole in samples])
-
-
 def train(pixels, is_whole):
-    """Train the network, and return the running averages of its weights, {name: float32 array}."""
+    """Train the network on samples as make_all_samples returns them.
+
+    Returns the running averages of its weights, {name: float32 array}, as mnist_app.build_wholeness takes them.
+    """
     rng = np.random.default_rng(SEED)
     steps = EPOCHS * (len(pixels) // BATCH)
     with tf.Graph().as_default(), tf.Session() as sess:
@@ -264,8 +263,8 @@ def train(pixels, is_whole):
         labels = tf.placeholder(tf.float32, [BATCH])
         weights = create_weights()
         # Without some of its rows, the last layer does without some of the hidden units.
-        some = weights | {"weights4": tf.nn.dropout(weights["weights4"], rate=DROPPED)}
-        scores = mnist_app.build_wholeness(x, some)
+        thinned = weights | {"weights4": tf.nn.dropout(weights["weights4"], rate=DROPPED)}
+        scores = mnist_app.build_wholeness(x, thinned)
         loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels, scores))
         global_step = tf.train.get_or_create_global_step()
         rate = tf.train.cosine_decay(LEARNING_RATE, global_step, steps)
@@ -295,7 +294,7 @@ def create_weights():
 
 
 def move(rng, pixels):
-    """Pictures, uint8 [n, 784], all moved by at most a pixel.  Of their rims only paper comes in at the other side."""
+    """Pictures, uint8 [n, 784], all moved alike by at most a pixel; what goes out on one side comes in on the other."""
     images = pixels.reshape(-1, IMAGE_SIDE, IMAGE_SIDE)
     return np.roll(images, rng.integers(-1, 2, 2), axis=(1, 2)).reshape(pixels.shape)
 
@@ -312,12 +311,20 @@ def fit_weights(features, is_whole):
     return dict(zip(features, weights, strict=True))
 
 
+def split(pixels):
+    """Yield the pictures, uint8 [n, 784], in portions that fit into memory, float32 [m, 784] in 0..1."""
+    for portion in np.array_split(pixels, max(1, len(pixels) // 1000)):
+        yield portion / np.float32(255)
+
+
 def print_weights(pixels, is_whole, model):
     """Print what _LOG_ODDS_WEIGHTS should be for the digit network of a model folder."""
-    pixels = pixels / np.float32(255)
     sess, x, y = mnist_app._restored_network(model)
-    probabilities = np.concatenate([sess.run(y, {x: portion}) for portion in np.array_split(pixels, 20)])
-    features = mnist_app._measure_features(pixels, probabilities, model)
+    features = collections.defaultdict(list)
+    for portion in split(pixels):
+        probabilities = sess.run(y, {x: portion})
+        for name, values in mnist_app._measure_features(portion, probabilities, model).items():
+            features[name].extend(values)
     weights = fit_weights(features, is_whole)
     print(f"{model}:", ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items()))
 
@@ -326,12 +333,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, nargs="*", default=[], help="digit networks to fit weights for")
     args = parser.parse_args()
-    pixels, is_whole = unpack(make_all_samples("test", TEST_SCENES))
-    weights = train(*unpack(make_all_samples("train", TRAIN_SCENES)))
+    pixels, is_whole = make_all_samples("test", TEST_SCENES)
+    weights = train(*make_all_samples("train", TRAIN_SCENES))
     path = mnist_app.WHOLE_DIGITS_PATH
     np.savez_compressed(path, **{name: values.astype(np.float16) for name, values in weights.items()})
     print(f"{path}: {path.stat().st_size} bytes")
-    scores = mnist_app._measure_wholeness(pixels / np.float32(255))
+    scores = np.concatenate([mnist_app._measure_wholeness(portion) for portion in split(pixels)])
     print(f"It is right for {((scores > 0) == is_whole).mean():.1%} of {len(pixels)} pictures of digits held out.")
     for model in args.model:
         print_weights(pixels, is_whole, model)

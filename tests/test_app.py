@@ -331,10 +331,12 @@ def test_damaged_familiar_digits_are_said_with_the_cure(model, tmp_path):
 def test_damaged_weights_for_whole_digits_are_said_with_the_cure(tmp_path, monkeypatch):
     damaged = tmp_path / "damaged.npz"
     damaged.write_bytes(mnist_app.WHOLE_DIGITS_PATH.read_bytes()[:9999])
-    for path in (damaged, tmp_path / "missing.npz"):
+    foreign = tmp_path / "foreign.npz"
+    np.savez(foreign, weights1=np.ones([784, 500]), biases1=np.ones(500))
+    for path in (damaged, foreign, tmp_path / "missing.npz"):
         monkeypatch.setattr(mnist_app, "WHOLE_DIGITS_PATH", path)
         with pytest.raises(UserError, match=rf"{path.name} is missing or damaged: take it from the repository again"):
-            mnist_app._read_whole_digits.__wrapped__()
+            mnist_app._whole_digit_network.__wrapped__()
 
 
 def test_no_checkpoint_is_said_with_the_cure(tmp_path):

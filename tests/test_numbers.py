@@ -147,6 +147,7 @@ def test_a_digit_may_share_ink_with_the_one_before():
     assert left == 60 and shared_left == pytest.approx(60 - 0.12 * 50, abs=1) and end == 100
     ends = list(range(80, 112, 2))
     assert len(list_longer_rows(second, ends)) == len(ends) + 4, "the most probable ones only"
+    assert list_longer_rows(second, ends, log_odds=-2.9), "a rare form of a digit"
     assert not list_longer_rows(second, ends, log_odds=-3.1)
 
 
@@ -522,6 +523,7 @@ def test_two_halves_far_apart_are_joined_where_they_are_a_digit_only_together(nu
     [
         (10, (-2, 2), (False, False), 1, 1),
         (10, (-2, -2), (True, True), 1, 1),
+        (10, (-0.5, 2), (False, False), 1, 1),
         (20, (-2, 2), (False, False), 1, 2),  # They are far apart,
         (10, (1, 2), (False, False), 3, 2),  # or each is a digit,
         (10, (-2, 2), (True, False), 3, 2),  # or one is a blot,
@@ -564,8 +566,8 @@ def test_the_strokes_of_a_dry_pen_are_added_where_they_make_a_digit_clear(paler,
         (-2, 0.99, 1, 0.95, True),
         (2, 0.95, 3, 0.99, False),  # It was clear,
         (2, 0.6, 1, 0.95, False),  # or it is less clear,
-        (2, 0.6, 3, 0.8, False),  # or not clear either.
-        (-3, 0.6, -1, 0.95, False),
+        (2, 0.6, 3, 0.8, False),  # or not clear either,
+        (-3, 0.6, -1, 0.95, False),  # or it is still doubtful.
     ],
 )
 def test_pale_strokes_are_added_to_unclear_digits_alone(log_odds, confidence, pale_log_odds, pale_confidence, is_added):
@@ -631,7 +633,8 @@ def test_a_blot_in_no_row_is_no_digit(number, read):
     "box, log_odds, width, others, is_dropped",
     [
         ([0, 200, 50, 260], -5, 6.0, 3, True),
-        ([0, 200, 50, 260], 2, 10.0, 3, True),
+        ([0, 200, 50, 260], -0.5, 10.0, 3, True),
+        ([0, 200, 50, 260], 0.5, 10.0, 3, False),
         ([0, 200, 50, 260], -2, 8.0, 3, False),  # It may be a digit,
         ([400, 130, 450, 190], -5, 13.0, 3, False),  # or it is in the row,
         ([0, 200, 90, 260], -5, 13.0, 3, False),  # or it may be two digits that touch,
