@@ -789,7 +789,8 @@ def _read_view(view, shows_one_digit, judge):
     pieces = _find_pieces(view.contrast, view.threshold)
     parts, smudges = _set_smudges_apart(_find_parts(view, pieces, shows_one_digit, judge))
     if judge is not None:
-        parts = _join_broken(_judge_parts(parts, judge), view.contrast, pieces, judge)
+        parts = _doubt_frames(_judge_parts(parts, judge))
+        parts = _join_broken(parts, view.contrast, pieces, judge)
         parts = [part for part in parts if not part.is_loose or part.log_odds > _LIKELY_LOG_ODDS]
         parts = _add_pale_strokes(parts, view, pieces, judge)
     if not parts:
@@ -891,6 +892,18 @@ def _judge_parts(parts, judge):
     """The _Parts with their Judgement."""
     judgement = judge(np.stack([part.pixels for part in parts]))
     return [part._replace(**judgement.of(i)) for i, part in enumerate(parts)]
+
+
+def _doubt_frames(parts):
+    """The judged _Parts, of which those that go round two or more others, as a printed box, are surely no digits."""
+    left, top, right, bottom = np.array([part.box for part in parts]).T
+    is_inside = np.less.outer(left, left) & np.less.outer(top, top)
+    is_inside &= np.greater.outer(right, right) & np.greater.outer(bottom, bottom)
+    is_frame = is_inside.sum(axis=1) >= 2
+    return [
+        part._replace(log_odds=min(part.log_odds, 2 * _INCREDIBLE_LOG_ODDS)) if is_one else part
+        for part, is_one in zip(parts, is_frame, strict=True)
+    ]
 
 
 # The gap in a broken digit is at most this share of the longer side of its larger part.  Of its parts one at least is

@@ -541,6 +541,13 @@ def test_two_pieces_are_joined_only_where_they_may_be_a_broken_digit(gap, log_od
     assert len(mnist_app._join_broken(parts, contrast, pieces, judge)) == count
 
 
+def test_what_goes_round_two_digits_is_no_digit():
+    boxes = [[0, 0, 300, 100], [20, 20, 60, 80], [100, 20, 140, 80], [95, 10, 145, 90]]
+    parts = [mnist_app._Part(None, np.array(box), log_odds=3) for box in boxes]
+    assert [part.log_odds for part in mnist_app._doubt_frames(parts)] == [-6, 3, 3, 3]
+    assert [part.log_odds for part in mnist_app._doubt_frames(parts[:2])] == [3, 3]
+
+
 def draw_figure_eight(paler):
     """A contrast with an 8, of which the upper right of the loop is paler than the rest by that share."""
     contrast = np.zeros([200, 160], np.float32)
