@@ -557,8 +557,9 @@ _IMPROBABLE_LOG_ODDS = -1.2
 # The evidence of a digit goes from -1 to 1.  Where most digits of the best way so far are credible, another way must
 # have this much more evidence if it finds the same number of digits ...
 _LEAST_GAIN = 0.3
-# ... and this much more if it finds another number of digits.
-_LEAST_GAIN_OF_OTHER_NUMBER = 1.0
+# ... and this much more if it finds another number of digits: a little less than what one piece costs that is surely no
+# digit.
+_LEAST_GAIN_OF_OTHER_NUMBER = 0.95
 # Clear digits are at least this share of all ink on the sheet.
 _SHARE_OF_CLEAR_DIGITS = 0.9
 # Any stroke looks like a 1.  So a digit whose width is less than the first share of its height has less weight, down to
