@@ -109,7 +109,7 @@ def main():
     args = parser.parse_args()
     if args.export and (args.pictures or args.look or args.json):
         parser.error("--export reads no pictures: give it alone")
-    if (args.look or args.json) and not (args.pictures or args.export):
+    if (args.look or args.json) and not args.pictures:
         parser.error("--look and --json need pictures on the command line")
     if args.export:
         return export_model(args.model, args.export)
@@ -510,7 +510,7 @@ class Found(NamedTuple):
     confidence: np.ndarray  # for each digit the network's probability of its likeliest class, float [n]
     is_refused: np.ndarray  # bool [n], which of them are refused, as judge_digits says
     strokes: tuple = ()  # the _Strokes of the pieces of ink in which the digits were found
-    share_of_ink: float = 1.0  # these pieces' share of all ink on the sheet
+    share_of_ink: float = 1.0  # these pieces' share of the ink on the sheet, of which smudges and frames are no part
     scale: float = 1.0  # one pixel of `boxes`, `cuts` and `lines` is this many of the file, which may be larger
 
 
@@ -786,7 +786,10 @@ _MOST_DIGITS_TO_CUT = 60
 
 
 def _read_view(view, shows_one_digit, judge):
-    """Find the digits of a _View; returns a Found.  Raises PictureError where there is none."""
+    """Find the digits of a _View; returns a Found.  Raises PictureError where there is none.
+
+    With `shows_one_digit` all pieces of ink are taken for one digit; `judge` is as for find_digits.
+    """
     pieces = _find_pieces(view.contrast, view.threshold)
     parts, smudges = _set_smudges_apart(_find_parts(view, pieces, shows_one_digit, judge))
     if judge is not None:
@@ -1012,7 +1015,10 @@ _BLOT_THICKNESS = 1.5
 
 
 def _drop_blots(parts):
-    """The judged _Parts without blots and what else is surely no digit in no row, beside three or more others."""
+    """The judged _Parts without what is in no row and is a blot or surely no digit.
+
+    Where fewer than three would be left, all of them.
+    """
     boxes = np.array([part.box for part in parts])
     left, top, right, bottom = boxes.T
     log_odds = np.array([part.log_odds for part in parts])
@@ -1029,9 +1035,9 @@ _LOOSE_HEIGHT = 0.3
 
 
 def _list_loose_digits(pieces, groups):
-    """What belongs to no group of _read_view although it may be a small or a broken digit.
+    """What belongs to no group of _find_parts although it may be a small or a broken digit.
 
-    Those are pieces that _group_into_digits drops, and groups that are too small for _read_view: beside larger digits
+    Those are pieces that _group_into_digits drops, and groups that are too small for _find_parts: beside larger digits
     they are no blots by themselves.  Returns a list of int arrays, the numbers of the pieces of each.
     """
     kept = np.flatnonzero(pieces.keep)
@@ -1641,12 +1647,13 @@ def _is_round_one_digit(frame, inner):
     is_single_stroke = _measure_strokes(inner[top:bottom, left:right]).length < _SINGLE_STROKE
     if is_single_stroke and frame.shape[1] < _ZERO_WIDTH * frame.shape[0]:
         return False
-    # The box of a 7 may hold a 1 that stands under its arm.  What is in a frame lies in its hole, too.
-    ground = _find_components(~np.pad(frame, 1))
+    # The box of a 7 may hold a 1 that stands under its arm.  What is in a frame lies in its hole, too.  Pixels that
+    # touch at a corner are connected, so the ground would leak through a slanting line one pixel wide.
+    ground = _find_components(~_dilate(np.pad(frame, 1), 1, 2))
     labels = ground.labels[1:-1, 1:-1]
     outside = ground.labels[0, 0]
     hole = labels[inner][0]
-    enclosed = frame.size - frame.sum() - (labels == outside).sum()
+    enclosed = ((labels >= 0) & (labels != outside)).sum()
     return hole != outside and ground.areas[hole] >= _HOLE_SHARE * enclosed
 
 
@@ -2075,9 +2082,10 @@ def _extend(rows, cuts, ink, judge):
 
 
 def _add_digits(spans, overlap, ink, judge):
-    """For each span, a (_Row, _Cut), the _Row with one more digit, from its end to the cut; none for too low digits.
+    """For each span, a (_Row, _Cut), the _Row with one more digit, from its end to the cut.
 
-    The digit begins before the end of the row, by `overlap`, a share of the height of ink [h, w].
+    A span in which that digit would be too low gives no row.  The digit begins before the end of the row, by `overlap`,
+    a share of the height of ink [h, w].
     """
     height = len(ink)
     piece_height = _count_rows(ink)  # without the margin
@@ -2119,7 +2127,9 @@ def _between(ink, left, right):
 
 
 def _box_of(ink):
-    """[left, top, right, bottom] of the strokes of ink [h, w]."""
+    """[left, top, right, bottom] of the strokes of ink [h, w]; raises PictureError where there is none."""
+    if not (ink > 0.5).any():
+        raise PictureError(_NO_DIGIT)
     rows = np.flatnonzero((ink > 0.5).any(axis=1))
     columns = np.flatnonzero((ink > 0.5).any(axis=0))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
@@ -2173,17 +2183,20 @@ def _resize(grey, height, width, resampling=Image.Resampling.BICUBIC):
 
 
 def _dilate(grey, height, width):
-    """Grey dilation: the maximum over centred windows of `height` x `width` pixels."""
+    """Grey dilation: the maximum over windows of `height` x `width` pixels, see _extreme_down."""
     return _extreme_down(np.maximum, _extreme_down(np.maximum, grey, height).T, width).T
 
 
 def _erode(grey, height, width):
-    """Grey erosion: the minimum over centred windows of `height` x `width` pixels."""
+    """Grey erosion: the minimum over windows of `height` x `width` pixels, see _extreme_down."""
     return _extreme_down(np.minimum, _extreme_down(np.minimum, grey, height).T, width).T
 
 
 def _extreme_down(extreme, grey, size):
-    """The np.maximum or np.minimum over a centred window of `size` pixels in the column of each pixel."""
+    """The np.maximum or np.minimum over a window of `size` pixels in the column of each pixel, which is in its middle.
+
+    A window of an even size reaches one pixel further up than down.
+    """
     above = np.repeat(grey[:1], size // 2, axis=0)
     below = np.repeat(grey[-1:], (size - 1) // 2, axis=0)
     result = np.concatenate([above, grey, below])  # np.pad does the same, and takes many times as long.
@@ -2220,7 +2233,8 @@ _THICK = 3.0
 def _to_mnist(ink):
     """Bring ink [h, w] in 0..1 of one digit to MNIST's form, float32 [784]: its thickness, its box, its centre."""
     # 1. Thicken strokes that would become finer than two pixels of the fine picture, and so fade.
-    shrink = max(max(ink.shape) / (_BOX_SIDE * _FINE), 1)
+    left, top, right, bottom = _box_of(ink)
+    shrink = max(max(right - left, bottom - top) / (_BOX_SIDE * _FINE), 1)
     missing = 2 * shrink - _stroke_width(ink > 0.5)
     if missing > 0:
         side = round(missing) + 1
@@ -2237,8 +2251,6 @@ def _to_mnist(ink):
 
 def _fit_to_box(ink):
     """ink [h, w] cut to its strokes and scaled so that its long side is _BOX_SIDE * _FINE pixels."""
-    if not (ink > 0.5).any():
-        raise PictureError(_NO_DIGIT)
     left, top, right, bottom = _box_of(ink)
     ink = ink[top:bottom, left:right]
     scale = _BOX_SIDE * _FINE / max(ink.shape)
@@ -2337,7 +2349,7 @@ def judge_digits(pixels, probabilities, model_dir):
     Args:
       pixels: float32 [n, 784].
       probabilities: what the network says of them, float32 [n, classes].
-      model_dir: the folder with the outlines of training digits.
+      model_dir: the folder of the model, with its class names and the outlines of training digits.
 
     Returns a Judgement.
     """
@@ -2461,9 +2473,15 @@ def _is_number(found):
     return log_odds.mean() + np.log(found.confidence.min()) >= least
 
 
+# A line that is longer than so many times the height of the highest digit is a printed one, and no bar of a letter.
+_LONGEST_BAR = 2.0
+
+
 def _may_be_letter(found):
     """Whether the digits of a Found are of one piece of ink, or of one that a short line had joined, as in an H."""
-    return _is_one_piece(found) or (len(found.lines) > 0 and not _stand_on_line(found))
+    lengths = np.hypot(*(found.lines[:, 2:] - found.lines[:, :2]).T)
+    has_bar = (lengths <= _LONGEST_BAR * found.sizes[1].max()).any()
+    return _is_one_piece(found) or (bool(has_bar) and not _stand_on_line(found))
 
 
 def _discount_strokes(found):
@@ -2556,7 +2574,7 @@ def _measure_strangeness(pixels, classes, model_dir):
     """
     known, limit = _read_outlines(model_dir)
     outlines = _get_outlines(pixels)
-    distances = np.full(len(pixels), 2.0)  # the greatest distance, for a class of which no digit is known
+    distances = np.full(len(pixels), 2.0)  # above each limit, for a class of which no digit is known
     for number in np.intersect1d(classes, list(known)):
         is_of_class = classes == number
         distances[is_of_class] = 1 - (outlines[is_of_class] @ known[number].T).max(axis=1)

@@ -103,6 +103,19 @@ def test_the_network_that_tells_whole_digits_is_trained(digits, monkeypatch, cap
     assert ((sess.run(y, {x: pixels}) > 0) == is_whole).mean() > 0.8
 
 
+def test_weights_of_the_log_odds_are_fitted(digits, model, monkeypatch, capsys):
+    pixels, is_whole = make_pieces(digits)
+    make_whole_digits.print_weights(np.rint(pixels * 255).astype(np.uint8), is_whole, model)
+    printed = capsys.readouterr().out.split(": ")[1].strip()
+    weights = {name: float(weight) for name, weight in (words.rsplit(" ", 1) for words in printed.split(", "))}
+    assert weights.keys() == mnist_app._LOG_ODDS_WEIGHTS.keys()
+    monkeypatch.setattr(mnist_app, "_LOG_ODDS_WEIGHTS", weights)
+    log_odds = mnist_app._judge(pixels, model).log_odds
+    assert ((log_odds > 0) == is_whole).mean() > 0.95
+    # With a bias among the features, the mean of the fitted probabilities is the share of the whole digits.
+    assert (1 / (1 + np.exp(-log_odds))).mean() == pytest.approx(is_whole.mean(), abs=0.01)
+
+
 def test_wholeness_is_what_two_convolutions_and_two_layers_say(digits):
     (_, (images, _)) = digits
     pixels = images[:3].reshape(-1, 784) / np.float32(255)
@@ -130,6 +143,14 @@ def test_what_is_known_of_digits_is_no_help_with_other_classes(digits, model, tm
     monkeypatch.setattr(mnist_app, "_measure_wholeness", lambda pixels: np.full(len(pixels), -9.0))
     after = [mnist_app.judge_digits(pixels, probabilities, folder).log_odds for folder in (model, tmp_path / "own")]
     assert (after[0] < before[0] - 1).all() and (after[1] == before[1]).all()
+
+
+@pytest.mark.parametrize("spacing", [50, 80])
+def test_a_lone_one_on_ruled_paper_is_no_letter(spacing, number, read):
+    ruled = draw_lines(on_sheet(number("1", left=400)), *((0, y, 900, y) for y in range(30, 320, spacing)), width=2)
+    reading = read(ruled)
+    assert reading.answer.number == "1" and not reading.answer.error
+    assert len(reading.found.lines) > 0
 
 
 def list_longer_rows(row, ends, log_odds=3):
@@ -182,6 +203,16 @@ def test_a_narrow_ring_round_a_slash_is_a_zero_and_no_frame(width, is_frame):
     ImageDraw.Draw(picture).line([(118 + width / 2, 225), (182 + width / 2, 108)], 255, 13)
     pieces = mnist_app._find_components(np.asarray(picture) > 128)
     assert mnist_app._find_frames(pieces)[0] == is_frame
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_a_circle_with_a_fine_line_is_a_frame(width):
+    picture = Image.new("L", (300, 300))
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((40, 40, 260, 260), outline=255, width=width)
+    draw.line([(110, 90), (190, 90), (140, 210)], 255, 12)
+    pieces = mnist_app._find_components(np.asarray(picture) > 128)
+    assert sorted(mnist_app._find_frames(pieces)) == [False, True]
 
 
 def test_a_narrow_box_round_a_whole_digit_is_a_frame(number):
@@ -539,6 +570,35 @@ def test_two_pieces_are_joined_only_where_they_may_be_a_broken_digit(gap, log_od
     parts = [part._replace(log_odds=log_odds[i]) for i, part in enumerate(parts)]
     judge = judge_alike(joined_log_odds, 1.0)
     assert len(mnist_app._join_broken(parts, contrast, pieces, judge)) == count
+
+
+def make_bars(count):
+    """The contrast, the pieces and the _Parts of upright bars near each other, none of which looks like a digit."""
+    contrast = np.zeros([100, 100], np.float32)
+    for left in range(10, 10 + 30 * count, 30):
+        contrast[20:80, left : left + 20] = 1
+    pieces = mnist_app._find_components(contrast > 0.5)
+    parts = [mnist_app._make_part(contrast, pieces, np.array([i]))._replace(log_odds=-2) for i in range(count)]
+    return contrast, pieces, parts
+
+
+def test_a_piece_is_joined_with_one_other_at_most():
+    contrast, pieces, parts = make_bars(3)
+    joined = mnist_app._join_broken(parts, contrast, pieces, judge_alike(1.0, 1.0))
+    assert sorted(len(part.group) for part in joined) == [1, 2]
+
+
+def test_on_a_page_of_many_digits_nothing_is_joined_or_cut(number, read, monkeypatch):
+    monkeypatch.setattr(mnist_app, "_MOST_DIGITS_TO_CUT", 2)
+    contrast, pieces, parts = make_bars(2)
+    judge = judge_alike(1.0, 1.0)
+    assert len(mnist_app._join_broken(parts, contrast, pieces, judge)) == 1
+    contrast, pieces, parts = make_bars(3)
+    assert mnist_app._join_broken(parts, contrast, pieces, judge) is parts
+    view = mnist_app._View(contrast, 0.5, np.zeros([0, 4]), lambda points: points)
+    assert mnist_app._add_pale_strokes(parts, view, pieces, judge) is parts
+    assert len(read(on_sheet(number("20", gap=-52))).found.cuts) == 1
+    assert len(read(on_sheet(number("2060", gap=-52))).found.cuts) == 0
 
 
 def test_what_goes_round_two_digits_is_no_digit():

@@ -255,6 +255,12 @@ def ink_width(digit):
     return mnist_app._stroke_width(digit.reshape(28, 28) > 0.5)
 
 
+def test_paper_beside_a_digit_changes_nothing():
+    ink = drawn([(0, 0), (1, 0), (0.3, 1)], size=(60, 84), box=(10, 10, 50, 74), pen=3)
+    beside_others = np.pad(ink, [(0, 0), (200, 420)])
+    assert mnist_app._to_mnist(beside_others) == pytest.approx(mnist_app._to_mnist(ink))
+
+
 def test_thin_and_thick_strokes_become_mnist_s():
     thin, thick = only(on_paper(drawn(SEVEN, pen=4))), only(on_paper(drawn(SEVEN, pen=60)))
     assert 1.8 < ink_width(thin) < 3.2
