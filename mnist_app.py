@@ -505,7 +505,7 @@ class Found(NamedTuple):
     cuts: np.ndarray  # where touching digits were cut: the two ends of each cut, x, y, x, y, float [c, 4]
     lines: np.ndarray  # the printed lines that were taken out, in the form of the cuts, float [l, 4]
     # For each digit the log odds that it is a whole digit, float [n].  With p its probability, these are
-    # log(p / (1 - p)): 0 where p is 0.5, -1 where p is 0.27, -3 where p is 0.05, and 2 where p is 0.88.
+    # log(p / (1 - p)): 0 where p is 0.5, -1 where p is 0.27, -4 where p is 0.02, and 2 where p is 0.88.
     log_odds: np.ndarray
     confidence: np.ndarray  # for each digit the network's probability of its likeliest class, float [n]
     is_refused: np.ndarray  # bool [n], which of them are refused, as judge_digits says
@@ -551,12 +551,12 @@ def find_digits(picture, judge=None):
 # third limit.  So only what is below that one is surely no digit.
 _LIKELY_LOG_ODDS = 0.0
 _DOUBTFUL_LOG_ODDS = -1.25
-_INCREDIBLE_LOG_ODDS = -3.0
+_INCREDIBLE_LOG_ODDS = -4.0
 # A second look counts only if the mean of its log odds is above this limit.
 _IMPROBABLE_LOG_ODDS = -1.2
 # The evidence of a digit goes from -1 to 1.  Where most digits of the best way so far are credible, another way must
 # have this much more evidence if it finds the same number of digits ...
-_LEAST_GAIN = 0.3
+_LEAST_GAIN = 0.4
 # ... and this much more if it finds another number of digits: a little less than what one piece costs that is surely no
 # digit.
 _LEAST_GAIN_OF_OTHER_NUMBER = 0.95
@@ -594,11 +594,12 @@ def _find_best(grey, shows_one_digit, judge):
 
 def _explains_more(found, best):
     """Whether a Found explains so much more than the best one before it that it is to be preferred."""
-    # Where something was cut, a way that needs no cut is the simpler explanation.
-    needs_no_cut = len(best.cuts) > 0 and len(found.cuts) == 0
-    if needs_no_cut and _is_one_piece(best) and _stand_on_line(found) and _is_credible(found).all():
+    # A way that needs fewer cuts is the simpler explanation.
+    needs_fewer_cuts = len(found.cuts) < len(best.cuts)
+    is_likely = (found.log_odds > _LIKELY_LOG_ODDS).all() or _share_long_line(found)
+    if needs_fewer_cuts and _is_one_piece(best) and is_likely and _is_credible(found).all():
         return True
-    if needs_no_cut or _is_credible(best).mean() <= 0.5:
+    if needs_fewer_cuts or _is_credible(best).mean() <= 0.5:
         least_gain = 0
     elif len(found.log_odds) == len(best.log_odds):
         least_gain = _LEAST_GAIN
@@ -611,8 +612,8 @@ def _explains_more(found, best):
 _BEYOND_DIGITS = 0.1
 
 
-def _stand_on_line(found):
-    """Whether a line that was taken out had joined the digits of a Found, two or more, to one piece of ink."""
+def _share_long_line(found):
+    """Whether the digits of a Found, two or more, have one long line, which was taken out and may have joined them."""
     beyond = _BEYOND_DIGITS * np.median(found.sizes[1])
     start = found.boxes[:, 0].min() - beyond
     end = found.boxes[:, 2].max() + beyond
@@ -795,7 +796,7 @@ def _read_view(view, shows_one_digit, judge):
     if judge is not None:
         parts = _doubt_frames(_judge_parts(parts, judge))
         parts = _join_broken(parts, view.contrast, pieces, judge)
-        parts = [part for part in parts if not part.is_loose or part.log_odds > _LIKELY_LOG_ODDS]
+        parts = [part for part in parts if not part.is_loose or part.log_odds > _DOUBTFUL_LOG_ODDS]
         parts = _add_pale_strokes(parts, view, pieces, judge)
     if not parts:
         raise PictureError(_NO_DIGIT)
@@ -865,7 +866,7 @@ class _Part(NamedTuple):
     pixels: np.ndarray  # float32 [784], in MNIST's form
     box: np.ndarray  # left, top, right, bottom
     group: np.ndarray = None  # int [m], the numbers of the pieces of ink
-    ink: np.ndarray = None  # float32 [h, w], as _cut_out returns it; a margin of 2 pixels is round the box
+    ink: np.ndarray = None  # float32 [h, w], as _cut_out returns it, with its margin
     full_ink: float = 1.0  # the contrast of its dark strokes
     strokes: "_Strokes" = None  # what its strokes are like
     is_loose: bool = False  # It is small and far from the others, so it is a digit only where it looks like one.
@@ -884,9 +885,13 @@ def _make_part(contrast, pieces, group, is_loose=False):
     return _Part(_to_mnist(ink), frame, group, ink, full_ink, strokes, is_loose)
 
 
+# The strokes of a digit have at least this share of the contrast that those of most others have.
+_PALEST_DIGIT = 0.4
+
+
 def _set_smudges_apart(parts):
-    """Split _Parts into (digits, smudges and shadows).  These are much paler than most of the parts, three or more."""
-    least = _PRESSURE * np.median([part.full_ink for part in parts]) if len(parts) >= 3 else 0
+    """Split _Parts into (digits, smudges and shadows).  Of fewer than three all are digits."""
+    least = _PALEST_DIGIT * np.median([part.full_ink for part in parts]) if len(parts) >= 3 else 0
     digits = [part for part in parts if part.full_ink >= least]
     smudges = [part for part in parts if part.full_ink < least]
     return digits, smudges
@@ -911,8 +916,10 @@ def _doubt_frames(parts):
 
 
 # The gap in a broken digit is at most this share of the longer side of its larger part.  Of its parts one at least is
-# less likely a digit than not, and together they are more likely one.
+# less likely a digit than not, and together they are more likely one.  Among other digits they are at most so many
+# times as high as the highest one: what is higher stands in two rows.
 _BREAK = 0.25
+_HIGHEST_JOINED = 1.6
 
 
 def _join_broken(parts, contrast, pieces, judge):
@@ -920,15 +927,16 @@ def _join_broken(parts, contrast, pieces, judge):
     if len(parts) > _MOST_DIGITS_TO_CUT:
         return parts
     boxes = np.array([part.box for part in parts])
-    across, down = _measure_gaps(boxes)
-    gap = np.maximum(across, 0) + np.maximum(down, 0)
+    left, top, right, bottom = boxes.T
+    height_together = np.maximum.outer(bottom, bottom) - np.minimum.outer(top, top)
+    is_low = (height_together <= _HIGHEST_JOINED * (bottom - top).max()) | (len(parts) < 3)
     longer_side = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
     log_odds = np.array([part.log_odds for part in parts])
     is_loose = np.array([part.is_loose for part in parts])
-    is_near = gap <= _BREAK * np.maximum.outer(longer_side, longer_side)
+    is_near = _measure_distances(boxes) <= _BREAK * np.maximum.outer(longer_side, longer_side)
     is_unclear = np.minimum.outer(log_odds, log_odds) < _LIKELY_LOG_ODDS
     are_alike = np.equal.outer(is_loose, is_loose)  # A blot beside a digit is none of its parts.
-    pairs = np.argwhere(np.triu(is_near & is_unclear & are_alike, 1))
+    pairs = np.argwhere(np.triu(is_near & is_unclear & are_alike & is_low, 1))
     if not len(pairs):
         return parts
     joined = []
@@ -1043,8 +1051,7 @@ def _list_loose_digits(pieces, groups):
     kept = np.flatnonzero(pieces.keep)
     typical = _typical_height(pieces.heights[kept], pieces.areas[kept])
     loose = np.setdiff1d(kept[pieces.heights[kept] >= _LOOSE_HEIGHT * typical], np.concatenate(groups))
-    across, down = _measure_gaps(pieces.boxes[loose])
-    is_near = np.maximum(across, 0) + np.maximum(down, 0) < _NEAR * typical
+    is_near = _measure_distances(pieces.boxes[loose]) < _NEAR * typical
     one, other = np.nonzero(is_near)  # the pairs of loose pieces that are near each other
     owner = _merge(one, other, len(loose))
     return [loose[owner == number] for number in np.unique(owner)]
@@ -1066,7 +1073,7 @@ def _take_apart(contrast, pieces, group, judge):
         return [group]
     ways = [group, *np.split(group, len(group))]
     whole, *apart = judge(np.stack([_make_part(contrast, pieces, way).pixels for way in ways])).log_odds
-    return ways[1:] if whole < _DOUBTFUL_LOG_ODDS and min(apart) > _LIKELY_LOG_ODDS else [group]
+    return ways[1:] if whole < _LIKELY_LOG_ODDS and min(apart) > _LIKELY_LOG_ODDS else [group]
 
 
 # -------- Paper and ink
@@ -1820,10 +1827,16 @@ def _lies_on_table(pieces, is_outer, touches):
     ends within a sixth of the picture from that side.  An example: # is such a strip.  The pen, p, ends within it, so
     both lie on the table; the digit, d, does not.
 
-        ##p#.......
-        ##pp...ddd.
-        ####.....d.
-        ####....d..
+        ####....................
+        ####....................
+        ####...............dd...
+        #...................d...
+        #.p................d....
+        #.p................d....
+        #.......................
+        ####....................
+        ####....................
+        ####....................
 
     Args:
       pieces: all pieces, _Components.
@@ -1906,7 +1919,7 @@ def _group_into_digits(pieces):
     across, down = _measure_gaps(pieces.boxes[kept])
     is_large = heights >= _FRAGMENT * typical
     # owner[i] is the large piece to which piece i belongs; a large piece belongs to itself.
-    distance = np.where(is_large[None, :], np.maximum(across, 0) + np.maximum(down, 0), np.inf)
+    distance = np.where(is_large[None, :], _measure_distances(pieces.boxes[kept]), np.inf)
     owner = np.where(is_large, np.arange(len(kept)), distance.argmin(1))
     overlaps = -across > 0.5 * np.minimum.outer(widths, widths)
     is_above = overlaps & (down < _NEAR_ABOVE * typical) & is_large[:, None] & is_large[None, :]
@@ -1925,6 +1938,12 @@ def _measure_gaps(boxes):
     across = np.maximum.outer(left, left) - np.minimum.outer(right, right)
     down = np.maximum.outer(top, top) - np.minimum.outer(bottom, bottom)
     return across, down
+
+
+def _measure_distances(boxes):
+    """The distances between each two of the boxes [m, 4], to the side plus up or down, [m, m]; 0 where they touch."""
+    across, down = _measure_gaps(boxes)
+    return np.maximum(across, 0) + np.maximum(down, 0)
 
 
 def _reading_order(boxes):
@@ -1987,7 +2006,8 @@ _LEAST_DIGIT_HEIGHT = 0.5
 _PRICE_OF_DIGIT = 0.5
 _PRICE_OF_LOWNESS = 4.0
 # Digits that overlap have ink in common.  So a digit may begin before the cut at which the one to its left ends, by
-# this share of the piece's height.  That is tried with only so many digits in each turn, since it takes time.
+# this share of the piece's height.  That is tried with only so many rows in each call of _extend, since it takes
+# time.
 _OVERLAP = 0.12
 _MOST_OVERLAPS = 4
 # The search goes on with this many rows.
@@ -2156,7 +2176,7 @@ def _cut_out(contrast, pieces, numbers, frame):
       frame: left, top, right, bottom of the digit.
 
     Returns (float32 [m, n] in 0..1, the grey levels of these pieces alone, 1 = full ink, with a margin of 2 pixels
-    round the frame; the contrast that full ink has here).
+    round the frame, less at the rim of the picture; the contrast that full ink has here).
     """
     left, top, right, bottom = frame
     window = slice(max(top - 2, 0), bottom + 2), slice(max(left - 2, 0), right + 2)
@@ -2307,16 +2327,17 @@ _OUTLINE_SAMPLES_OF_CLASS = 100
 
 
 # The weights of a second network, see build_wholeness.  It was trained on whole digits against what is none: several
-# that touch, parts of them, digits with a line across them.  tests/make_whole_digits.py makes it.
+# that touch, parts of them, digits with a line across them, letters, drawings and blots.  tests/make_whole_digits.py
+# makes it.
 WHOLE_DIGITS_PATH = mnist_forward.DATA_PATH / "whole_digits.npz"
-# The log odds are a sum of features with these weights, fitted by logistic regression on such pictures of MNIST's
-# training digits as that network was not trained on.
+# The log odds are a sum of features with these weights, fitted by logistic regression on such pictures as that network
+# was not trained on.
 _LOG_ODDS_WEIGHTS = {
-    "wholeness": 0.82,  # that network's own log odds
-    "strangeness": -1.06,  # the distance to the nearest training digit of the class, divided by the limit
-    "log probability": 0.56,  # of the class
-    "log improbability": -0.09,  # the logarithm of 1 minus that
-    "bias": 0.04,
+    "wholeness": 0.8,  # that network's own log odds
+    "strangeness": -1.4,  # the distance to the nearest training digit of the class, divided by the limit
+    "log probability": 0.7,  # of the class
+    "log improbability": -0.1,  # the logarithm of 1 minus that
+    "bias": 0.1,
 }
 # Of other classes than digits nothing is known beforehand.
 _LOG_ODDS_WEIGHTS_OF_OWN_CLASSES = {
@@ -2481,7 +2502,7 @@ def _may_be_letter(found):
     """Whether the digits of a Found are of one piece of ink, or of one that a short line had joined, as in an H."""
     lengths = np.hypot(*(found.lines[:, 2:] - found.lines[:, :2]).T)
     has_bar = (lengths <= _LONGEST_BAR * found.sizes[1].max()).any()
-    return _is_one_piece(found) or (bool(has_bar) and not _stand_on_line(found))
+    return _is_one_piece(found) or (bool(has_bar) and not _share_long_line(found))
 
 
 def _discount_strokes(found):

@@ -3,12 +3,13 @@
 It has two convolutions, which find strokes wherever they are; the lecture's form errs more often here.  It learns from
 pictures of MNIST's and the world's training digits, as mnist_app.py meets them when it looks for cuts between digits
 that touch: digits; several digits in one piece; parts of such pieces between two cuts; digits with a printed line
-across them; digits turned or mirrored, as letters look.
+across them; digits turned or mirrored, as letters look; and printed letters, scribbles, drawings and blots.
 
-    python tests/make_whole_digits.py                     # writes data/whole_digits.npz, in about an hour
+    python tests/make_whole_digits.py                     # writes data/whole_digits.npz, in 50 minutes
     python tests/make_whole_digits.py --model model ...   # and prints _LOG_ODDS_WEIGHTS, fitted for that digit network
 
-The last 5,000 training digits of MNIST are not used for the training, but for its test and for the weights.
+The last 5,000 training digits of MNIST are not used for the training.  With them, and with other shapes, the network is
+tested and the weights are fitted.
 """
 
 import argparse
@@ -23,8 +24,10 @@ from typing import NamedTuple
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import long_numbers  # noqa: E402  (it imports numpy, which reads that)
+import make_pictures  # noqa: E402
 import numpy as np  # noqa: E402
 from long_numbers import HEIGHT  # noqa: E402
+from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
 import mnist_app  # noqa: E402
 import mnist_forward  # noqa: E402
@@ -34,8 +37,10 @@ from mnist_generateds import read_idx  # noqa: E402
 SEED = 1
 HELD_OUT = 5000  # training digits of MNIST
 TRAIN_SCENES = 200000
+TRAIN_EXTRAS = 60000
 TEST_SCENES = 4000
-SCENES_AT_ONCE = 100
+TEST_EXTRAS = 1200
+AT_ONCE = 100  # scenes, or extras
 
 # The training
 LAYERS = ([5, 5, 1, 16], [5, 5, 16, 32], [49 * 32, 96], [96, 1])  # as mnist_app.build_wholeness says
@@ -68,6 +73,20 @@ WHOLE_OVERLAP = 0.92
 OTHER_OVERLAP = 0.78
 TRIES = 30  # to find such parts
 NEAR = 0.06  # Half of the cuts are about so near to where two digits meet.
+
+# Further digits, and shapes that are no digits, in shares of their height
+SHAPE_SHARE = 0.65  # the shapes' share of both together
+TICK = (0.1, 0.3)
+TICK_WIDTH = (0.04, 0.12)
+FOOT = (0.1, 0.4)  # to either side
+LETTERS = "AEFGHKLMNPQRTVWXYadhkmnprtvwx%&#@*=+"  # Others may be taken for digits, as are O, S and Z.
+LEAN = 0.3  # of a letter, to either side, at most
+NARROWER = (1.0, 1.8)  # so many times
+PEN = (0.05, 0.25)
+SCRIBBLE_POINTS = (5, 10)
+OUTLINE_POINTS = (3, 8)
+GRAIN = (0.2, 0.7)
+RAGGED = 0.7  # how much of a blot's form is grain
 
 
 class Source(NamedTuple):
@@ -107,7 +126,7 @@ def choose_digits(rng, sources, count):
 
 
 def make_scene(rng, sources):
-    """Yield (ink, float32 [h, w] in 0..1, whether it is one whole digit) of some pieces of ink."""
+    """Yield some pieces of ink, each as (float32 [h, w] in 0..1; whether it is one whole digit)."""
     digits, labels = choose_digits(rng, sources, rng.choice([2, 2, 2, 3]))
     first = digits[0]
     yield first, True
@@ -217,6 +236,102 @@ def erase_line(rng, digit):
     return erased
 
 
+def make_extra(rng, sources):
+    """A further digit, or a shape that nobody wrote as one: (float32 [h, w] in 0..1; whether it is a whole digit)."""
+    if rng.random() < SHAPE_SHARE:
+        draw = rng.choice([draw_letter, draw_scribble, draw_outline, draw_blot])
+        return draw(rng), False
+    draw = rng.choice([draw_digit_with_tick, draw_one_with_foot])
+    return draw(rng, sources), True
+
+
+def draw_digit_with_tick(rng, sources):
+    """A digit and a short stroke beside it or on it, as a slip of the pen or dirt leaves it: float32 [h, w] in 0..1."""
+    [digit], _ = choose_digits(rng, sources, 1)
+    ink = np.pad(digit, HEIGHT // 5)
+    tick = rng.uniform(*TICK) * HEIGHT
+    x, y = rng.uniform(0, ink.shape[::-1])
+    area = ink if rng.random() < 0.5 else ink.T
+    long_numbers.draw_upright(area, x, y, y + tick, width=rng.uniform(*TICK_WIDTH) * HEIGHT, grey=1)
+    return ink
+
+
+def draw_one_with_foot(rng, sources):
+    """A 1 with a short level stroke under it, as many write it and MNIST's Americans do not: float32 [h, w] in 0..1."""
+    source = sources[rng.integers(len(sources))]
+    image = source.images[rng.choice(np.flatnonzero(source.labels == 1))]
+    ink = np.pad(long_numbers.draw_digit(rng, image, rng.uniform(*THINNER)), HEIGHT // 2)
+    _, _, _, bottom = mnist_app._box_of(ink[: -HEIGHT // 2])
+    foot = np.flatnonzero(ink[bottom - 5] > 0.5).mean()
+    width = mnist_app._stroke_width(ink > 0.5)
+    to_left, to_right = rng.uniform(*FOOT, 2) * HEIGHT
+    long_numbers.draw_level(ink, bottom - width / 2, foot - to_left, foot + to_right, width, grey=1)
+    return ink
+
+
+def draw_letter(rng):
+    """A printed letter or sign, more or less bold, narrow and leaning, float32 [h, w] in 0..1."""
+    letter = rng.choice(list(LETTERS))
+    image = Image.new("L", (3 * HEIGHT, 3 * HEIGHT))
+    font = ImageFont.load_default(HEIGHT)
+    ImageDraw.Draw(image).text((HEIGHT, HEIGHT), letter, 255, font, stroke_width=rng.integers(0, HEIGHT // 10))
+    lean = rng.uniform(-LEAN, LEAN)
+    narrower = rng.uniform(*NARROWER)
+    # Pixel (x, y) of the new image is pixel (narrower * x + lean * (y - 1.5 * HEIGHT), y) of the old one.
+    columns = (narrower, lean, -lean * 1.5 * HEIGHT)
+    leaning = image.transform(image.size, Image.Transform.AFFINE, (*columns, 0, 1, 0), Image.Resampling.BILINEAR)
+    return np.asarray(leaning, np.float32) / 255
+
+
+def draw_scribble(rng):
+    """A curve through points at random, float32 [h, w] in 0..1."""
+    points = choose_points(rng, rng.integers(*SCRIBBLE_POINTS))
+    middles = (points[:-1] + points[1:]) / 2
+    t = np.linspace(0, 1, 12)[:, None]
+    curve = [points[:1]]
+    # From the middle of one line to that of the next, bent towards the point between them (a Bezier curve).
+    for before, point, after in zip(middles[:-1], points[1:-1], middles[1:], strict=True):
+        curve.append((1 - t) ** 2 * before + 2 * t * (1 - t) * point + t**2 * after)
+    return draw_strokes(rng, [np.concatenate([*curve, points[-1:]])])
+
+
+def draw_outline(rng):
+    """A closed outline with straight sides, often with more lines through it, float32 [h, w] in 0..1."""
+    count = rng.integers(*OUTLINE_POINTS)
+    angles = 2 * np.pi * (np.arange(count) + rng.uniform(0, 0.8, count) + rng.random()) / count
+    distances = rng.uniform(0.25, 0.5, [count, 1]) * HEIGHT
+    corners = HEIGHT + distances * np.stack([np.cos(angles), np.sin(angles)], axis=1) * rng.uniform(0.7, 1, 2)
+    strokes = [np.concatenate([corners, corners[:1]])]
+    if rng.random() < 0.6:
+        strokes.append(choose_points(rng, rng.integers(2, 4)))
+    return draw_strokes(rng, strokes)
+
+
+def choose_points(rng, count):
+    """Points at random within a square, float [count, 2], in pixels."""
+    return rng.uniform(0.5, 1.5, [count, 2]) * HEIGHT
+
+
+def draw_strokes(rng, strokes):
+    """Strokes, each float [n, 2] (x, y) in pixels, as a round pen draws them: float32 [h, w] in 0..1."""
+    image = Image.new("L", (2 * HEIGHT, 2 * HEIGHT))
+    draw = ImageDraw.Draw(image)
+    pen = rng.uniform(*PEN) * HEIGHT
+    for points in strokes:
+        draw.line(points.ravel().tolist(), 255, round(pen), joint="curve")
+        for x, y in points[[0, -1]]:
+            draw.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), 255)
+    return np.asarray(image, np.float32) / 255
+
+
+def draw_blot(rng):
+    """A blot with a ragged edge, as a stain or a piece of a photo has it; float32 [h, w] in 0..1."""
+    height, width = shape = rng.integers(HEIGHT // 2, HEIGHT, 2)
+    grain = make_pictures.grain(rng, shape, rng.uniform(*GRAIN) * HEIGHT, RAGGED)
+    y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    return (x**2 + y**2 + grain < 0.8).astype(np.float32)
+
+
 def keeps_its_size(erased, digit):
     """Whether a digit that a line was erased from is still whole enough to be read."""
     shares = [(erased > 0.5).sum() / (digit > 0.5).sum()]
@@ -225,25 +340,40 @@ def keeps_its_size(erased, digit):
     return min(shares) > ERASED_KEEPS
 
 
-def make_samples(job):
-    """Samples of SCENES_AT_ONCE scenes, [(uint8 [784], is_whole), ...]; `job` is (part, number)."""
+def make_samples_of_scenes(job):
+    """Samples of AT_ONCE scenes, [(uint8 [784], is_whole), ...]; `job` is (part, number)."""
     part, number = job
     rng = np.random.default_rng([SEED, part == "test", number])
     sources = read_sources(part)
+    return make_samples(piece for _ in range(AT_ONCE) for piece in make_scene(rng, sources))
+
+
+def make_samples_of_extras(job):
+    """Samples of AT_ONCE further digits and shapes, as make_samples_of_scenes returns them."""
+    part, number = job
+    rng = np.random.default_rng([SEED, part == "test", number, 1])
+    sources = read_sources(part)
+    return make_samples(make_extra(rng, sources) for _ in range(AT_ONCE))
+
+
+def make_samples(pieces):
+    """The samples of pieces, (ink, is_whole), as mnist_app.py brings them to the network."""
     samples = []
-    for _ in range(SCENES_AT_ONCE):
-        for ink, is_whole in make_scene(rng, sources):
-            if (ink > 0.5).any():
-                pixels = np.rint(mnist_app._to_mnist(np.pad(ink, 2)) * 255).astype(np.uint8)
-                samples.append((pixels, is_whole))
+    for ink, is_whole in pieces:
+        if (ink > 0.5).any():
+            pixels = np.rint(mnist_app._to_mnist(np.pad(ink, 2)) * 255).astype(np.uint8)
+            samples.append((pixels, is_whole))
     return samples
 
 
-def make_all_samples(part, scenes):
-    """The samples of so many scenes, made by all cores: (uint8 [n, 784]; bool [n], which are whole digits)."""
-    jobs = [(part, number) for number in range(scenes // SCENES_AT_ONCE)]
+def make_all_samples(part, scenes, extras):
+    """The samples of so many scenes and extras, made by all cores: (uint8 [n, 784]; bool [n], which are digits)."""
+    samples = []
     with multiprocessing.Pool() as pool:
-        samples = [sample for some in pool.map(make_samples, jobs, chunksize=1) for sample in some]
+        for make, count in ((make_samples_of_scenes, scenes), (make_samples_of_extras, extras)):
+            jobs = [(part, number) for number in range(count // AT_ONCE)]
+            for some in pool.map(make, jobs, chunksize=1):
+                samples.extend(some)
     return np.stack([pixels for pixels, _ in samples]), np.array([is_whole for _, is_whole in samples])
 
 
@@ -300,7 +430,7 @@ def move(rng, pixels):
 
 
 def fit_weights(features, is_whole):
-    """Logistic regression by Newton's method: a weight for each of the features, {name: float [n]}."""
+    """Logistic regression by Newton's method on features, {name: float [n]}; returns {name: weight}."""
     columns = np.stack(list(features.values()), axis=1)
     weights = np.zeros(columns.shape[1])
     for _ in range(30):
@@ -333,13 +463,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, nargs="*", default=[], help="digit networks to fit weights for")
     args = parser.parse_args()
-    pixels, is_whole = make_all_samples("test", TEST_SCENES)
-    weights = train(*make_all_samples("train", TRAIN_SCENES))
+    pixels, is_whole = make_all_samples("test", TEST_SCENES, TEST_EXTRAS)
+    weights = train(*make_all_samples("train", TRAIN_SCENES, TRAIN_EXTRAS))
     path = mnist_app.WHOLE_DIGITS_PATH
     np.savez_compressed(path, **{name: values.astype(np.float16) for name, values in weights.items()})
     print(f"{path}: {path.stat().st_size} bytes")
     scores = np.concatenate([mnist_app._measure_wholeness(portion) for portion in split(pixels)])
-    print(f"It is right for {((scores > 0) == is_whole).mean():.1%} of {len(pixels)} pictures of digits held out.")
+    share = ((scores > 0) == is_whole).mean()
+    print(f"It is right for {share:.1%} of {len(pixels)} pictures that it was not trained on.")
     for model in args.model:
         print_weights(pixels, is_whole, model)
 
