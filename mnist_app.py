@@ -2553,13 +2553,13 @@ _FEW_DIGITS_WEIGHTS = {
     "bias": -4.4,
 }
 _ROW_WEIGHTS = {
-    "discounted log odds": 1.1,  # their mean, see _discount_strokes
+    "discounted log odds": 1.3,  # their mean, see _discount_strokes
     "thick": -10.0,  # this and two others: as above
-    "colourfulness": -110.0,
-    "share of ink": 10.0,
-    "unlike heights": -8.0,  # the standard deviation of the logarithm of the heights
+    "colourfulness": -60.0,
+    "share of ink": 14.0,
+    "unlike heights": -5.0,  # the standard deviation of the logarithm of the heights
     "like a 1": -7.0,  # the share of the digits that are as narrow as a 1: in a pattern everything is one
-    "bias": -3.7,
+    "bias": -9.0,
 }
 # Several colours of ink, or of printed lines, count as no more than this.
 _MOST_COLOURFUL = 0.02
