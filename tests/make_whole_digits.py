@@ -3,7 +3,8 @@
 It has two convolutions, which find strokes wherever they are; the lecture's form errs more often here.  It learns from
 pictures of MNIST's and the world's training digits, as mnist_app.py meets them when it looks for cuts between digits
 that touch: digits; several digits in one piece; parts of such pieces between two cuts; digits with a printed line
-across them; digits turned or mirrored, as letters look; and printed letters, scribbles, drawings and blots.
+across them; digits turned or mirrored, as letters look.  It also learns from shapes that nobody wrote as digits, which
+are printed letters, scribbles, outlines and blots, and from whole digits with a short stroke beside them or a foot.
 
     python tests/make_whole_digits.py                     # writes data/whole_digits.npz, in 50 minutes
     python tests/make_whole_digits.py --model model ...   # and prints _LOG_ODDS_WEIGHTS, fitted for that digit network
@@ -74,19 +75,19 @@ OTHER_OVERLAP = 0.78
 TRIES = 30  # to find such parts
 NEAR = 0.06  # Half of the cuts are about so near to where two digits meet.
 
-# Further digits, and shapes that are no digits, in shares of their height
+# Further digits, and shapes that are no digits.  TICK, TICK_WIDTH, FOOT, PEN and GRAIN are in shares of HEIGHT.
 SHAPE_SHARE = 0.65  # the shapes' share of both together
 TICK = (0.1, 0.3)
 TICK_WIDTH = (0.04, 0.12)
 FOOT = (0.1, 0.4)  # to either side
 LETTERS = "AEFGHKLMNPQRTVWXYadhkmnprtvwx%&#@*=+"  # Others may be taken for digits, as are O, S and Z.
-LEAN = 0.3  # of a letter, to either side, at most
-NARROWER = (1.0, 1.8)  # so many times
+LEAN = 0.3  # of a letter: pixels to either side for each pixel down, at most
+NARROWER = (1.0, 1.8)  # The width of a letter is divided by this.
 PEN = (0.05, 0.25)
 SCRIBBLE_POINTS = (5, 10)
 OUTLINE_POINTS = (3, 8)
-GRAIN = (0.2, 0.7)
-RAGGED = 0.7  # how much of a blot's form is grain
+GRAIN = (0.2, 0.7)  # how wide the bays in the edge of a blot are
+RAGGED = 0.7  # how deep they are, where the blot reaches from -1 to 1
 
 
 class Source(NamedTuple):
@@ -246,7 +247,10 @@ def make_extra(rng, sources):
 
 
 def draw_digit_with_tick(rng, sources):
-    """A digit and a short stroke beside it or on it, as a slip of the pen or dirt leaves it: float32 [h, w] in 0..1."""
+    """A digit and a short stroke beside it or on it, as a slip of the pen or dirt leaves it: float32 [h, w] in 0..1.
+
+    A level stroke often misses the picture; then the digit is as it was.
+    """
     [digit], _ = choose_digits(rng, sources, 1)
     ink = np.pad(digit, HEIGHT // 5)
     tick = rng.uniform(*TICK) * HEIGHT
@@ -261,11 +265,11 @@ def draw_one_with_foot(rng, sources):
     source = sources[rng.integers(len(sources))]
     image = source.images[rng.choice(np.flatnonzero(source.labels == 1))]
     ink = np.pad(long_numbers.draw_digit(rng, image, rng.uniform(*THINNER)), HEIGHT // 2)
-    _, _, _, bottom = mnist_app._box_of(ink[: -HEIGHT // 2])
-    foot = np.flatnonzero(ink[bottom - 5] > 0.5).mean()
+    _, _, _, bottom = mnist_app._box_of(ink)
+    stem = np.flatnonzero(ink[bottom - 5] > 0.5).mean()  # The lowest rows are those of its round end.
     width = mnist_app._stroke_width(ink > 0.5)
     to_left, to_right = rng.uniform(*FOOT, 2) * HEIGHT
-    long_numbers.draw_level(ink, bottom - width / 2, foot - to_left, foot + to_right, width, grey=1)
+    long_numbers.draw_level(ink, bottom - width / 2, stem - to_left, stem + to_right, width, grey=1)
     return ink
 
 
@@ -357,7 +361,10 @@ def make_samples_of_extras(job):
 
 
 def make_samples(pieces):
-    """The samples of pieces, (ink, is_whole), as mnist_app.py brings them to the network."""
+    """Pieces (ink, is_whole) as mnist_app.py brings them to the network: [(uint8 [784], is_whole), ...].
+
+    Pieces without ink are left out.
+    """
     samples = []
     for ink, is_whole in pieces:
         if (ink > 0.5).any():
@@ -367,7 +374,7 @@ def make_samples(pieces):
 
 
 def make_all_samples(part, scenes, extras):
-    """The samples of so many scenes and extras, made by all cores: (uint8 [n, 784]; bool [n], which are digits)."""
+    """The samples of so many scenes and extras, made by all cores: (uint8 [n, 784]; bool [n], which are whole)."""
     samples = []
     with multiprocessing.Pool() as pool:
         for make, count in ((make_samples_of_scenes, scenes), (make_samples_of_extras, extras)):
@@ -463,14 +470,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, nargs="*", default=[], help="digit networks to fit weights for")
     args = parser.parse_args()
-    pixels, is_whole = make_all_samples("test", TEST_SCENES, TEST_EXTRAS)
     weights = train(*make_all_samples("train", TRAIN_SCENES, TRAIN_EXTRAS))
     path = mnist_app.WHOLE_DIGITS_PATH
     np.savez_compressed(path, **{name: values.astype(np.float16) for name, values in weights.items()})
     print(f"{path}: {path.stat().st_size} bytes")
-    scores = np.concatenate([mnist_app._measure_wholeness(portion) for portion in split(pixels)])
-    share = ((scores > 0) == is_whole).mean()
-    print(f"It is right for {share:.1%} of {len(pixels)} pictures that it was not trained on.")
+    for name, *counts in (("scenes", TEST_SCENES, 0), ("further digits and shapes", 0, TEST_EXTRAS)):
+        pixels, is_whole = make_all_samples("test", *counts)
+        scores = np.concatenate([mnist_app._measure_wholeness(portion) for portion in split(pixels)])
+        share = ((scores > 0) == is_whole).mean()
+        print(f"It is right for {share:.1%} of {len(pixels)} pictures of {name} that it was not trained on.")
+    pixels, is_whole = make_all_samples("test", TEST_SCENES, TEST_EXTRAS)
     for model in args.model:
         print_weights(pixels, is_whole, model)
 

@@ -15,6 +15,7 @@ from make_pictures import BLACK, DIGITS, grain, sheet, stroke
 from PIL import Image, ImageDraw
 
 import mnist_app
+from mnist_forward import IMAGE_SIDE
 
 SIZE = (900, 320)
 STAIN = (170, 168, 162)  # much paler than ink
@@ -97,10 +98,15 @@ def test_a_whole_digit_is_told_from_several_and_from_a_part_of_one(digits):
 def test_a_shape_that_nobody_wrote_as_a_digit_is_none(name, least):
     rng = np.random.default_rng(1)
     draw = getattr(make_whole_digits, f"draw_{name}")
-    samples = make_whole_digits.make_samples((draw(rng), False) for _ in range(100))
-    pixels = np.stack([pixels for pixels, _ in samples]) / np.float32(255)
+    pixels = draw_samples(draw, rng)
     assert len(np.unique(pixels, axis=0)) > 90
     assert (mnist_app._measure_wholeness(pixels) < 0).mean() > least
+
+
+def draw_samples(draw, *arguments):
+    """A hundred pictures that a function of make_whole_digits draws, float32 [100, 784]."""
+    samples = make_whole_digits.make_samples((draw(*arguments), True) for _ in range(100))
+    return np.stack([pixels for pixels, _ in samples]) / np.float32(255)
 
 
 @pytest.mark.parametrize("name", ["digit_with_tick", "one_with_foot"])
@@ -109,9 +115,29 @@ def test_a_digit_with_a_tick_or_a_foot_is_whole(name, digits):
     sources = [make_whole_digits.Source(images, labels)]
     rng = np.random.default_rng(1)
     draw = getattr(make_whole_digits, f"draw_{name}")
-    samples = make_whole_digits.make_samples((draw(rng, sources), True) for _ in range(100))
-    pixels = np.stack([pixels for pixels, _ in samples]) / np.float32(255)
-    assert (mnist_app._measure_wholeness(pixels) > 0).mean() > 0.9
+    assert (mnist_app._measure_wholeness(draw_samples(draw, rng, sources)) > 0).mean() > 0.9
+
+
+def test_a_one_with_a_foot_is_wide_at_its_end(digits):
+    (_, (images, labels)) = digits
+    sources = [make_whole_digits.Source(images, labels)]
+    widenings = []
+    for seed in range(20):
+        widths = (make_whole_digits.draw_one_with_foot(np.random.default_rng(seed), sources) > 0.5).sum(axis=1)
+        widths = widths[widths > 0]
+        widenings.append(widths[-30:].max() / np.median(widths))
+    assert np.median(widenings) > 1.8  # It is 1.1 without feet.
+
+
+def test_a_tick_beside_a_digit_adds_ink(digits):
+    (_, sample) = digits
+    sources = [make_whole_digits.Source(*sample)]
+    added = []
+    for seed in range(20):
+        ticked = make_whole_digits.draw_digit_with_tick(np.random.default_rng(seed), sources)
+        [digit], _ = make_whole_digits.choose_digits(np.random.default_rng(seed), sources, 1)
+        added.append(ticked.sum() - digit.sum())
+    assert min(added) >= 0 and np.mean(np.array(added) > 0) > 0.4
 
 
 def test_the_network_that_tells_whole_digits_is_trained(digits, monkeypatch, capsys):
@@ -234,7 +260,16 @@ def test_a_circle_with_a_fine_line_is_a_frame(width):
     draw.ellipse((40, 40, 260, 260), outline=255, width=width)
     draw.line([(110, 90), (190, 90), (140, 210)], 255, 12)
     pieces = mnist_app._find_components(np.asarray(picture) > 128)
-    assert sorted(mnist_app._find_frames(pieces)) == [False, True]
+    assert list(mnist_app._find_frames(pieces)) == [True, False]
+
+
+@pytest.mark.parametrize("side", [0, 200])
+def test_what_is_open_to_one_side_is_no_frame(side):
+    picture = Image.new("L", (300, 300))
+    draw = ImageDraw.Draw(picture)
+    draw.line([(250 - side, 50), (50 + side, 50), (50 + side, 250), (250 - side, 250)], 255, 5)
+    draw.line([(150, 90), (150, 200)], 255, 12)
+    assert not any(mnist_app._find_frames(mnist_app._find_components(np.asarray(picture) > 128)))
 
 
 def test_a_narrow_box_round_a_whole_digit_is_a_frame(number):
@@ -411,11 +446,21 @@ def test_of_digits_on_a_line_those_with_fewer_cuts_are_preferred(cuts, is_prefer
     assert mnist_app._explains_more(found, cut) == is_preferred
 
 
+@pytest.mark.parametrize("log_odds, is_preferred", [((0.5, 0.5), True), ((-0.5, 0.5), False), ((0.5,), False)])
+def test_several_likely_digits_with_fewer_cuts_are_preferred(log_odds, is_preferred):
+    pixels = np.zeros([3, 784])
+    boxes = [[0, 0, 20, 30], [30, 0, 50, 30], [60, 0, 80, 30]]
+    cut = make_found(pixels, boxes, cuts=np.zeros([2, 4]), log_odds=np.array([2.0, 2.0, 2.0]))
+    count = len(log_odds)
+    found = make_found(pixels[:count], boxes[:count], log_odds=np.array(log_odds))
+    assert mnist_app._explains_more(found, cut) == is_preferred
+
+
 def test_a_rare_form_of_a_digit_is_no_evidence_against_a_view():
     def evidence(log_odds):
         return mnist_app._sum_evidence(make_found(np.zeros([1, 784]), [[0, 0, 30, 40]], log_odds=np.array([log_odds])))
 
-    assert evidence(-2.0) == 0 and evidence(-4.0) < -0.9 and evidence(4.0) > 0.9
+    assert evidence(-2.0) == 0 and evidence(-5.0) < -0.9 and evidence(4.0) > 0.9
 
 
 def test_what_lies_round_the_sheet_does_not_count(number, read):
@@ -533,21 +578,22 @@ def test_low_zeros_close_to_a_digit_or_to_each_other_are_digits(number, read):
 
 
 @pytest.mark.parametrize(
-    "boxes, count",
+    "boxes, whole, count",
     [
-        ([(50, 20, 56, 80), (60, 60, 80, 80)], 2),  # 1, and a low 0
-        ([(50, 20, 56, 80), (60, 60, 65, 80)], 1),  # strokes, each of which looks like a 1
-        ([(50, 20, 56, 130), (60, 60, 80, 80)], 1),  # a line, and what is near it
+        ([(50, 20, 56, 80), (60, 60, 80, 80)], -0.5, 2),  # 1, and a low 0
+        ([(50, 20, 56, 80), (60, 60, 80, 80)], 0.5, 1),  # likelier one digit than not
+        ([(50, 20, 56, 80), (60, 60, 65, 80)], -3.0, 1),  # strokes, each of which looks like a 1
+        ([(50, 20, 56, 130), (60, 60, 80, 80)], -3.0, 1),  # a line, and what is near it
     ],
 )
-def test_only_what_may_be_two_digits_is_taken_apart(boxes, count):
+def test_only_what_may_be_two_digits_is_taken_apart(boxes, whole, count):
     contrast = np.zeros([150, 100], np.float32)
     for left, top, right, bottom in boxes:
         contrast[top:bottom, left:right] = 1
     pieces = mnist_app._find_components(contrast > 0.5)
 
     def judge(pixels):
-        log_odds = np.array([-3.0, *[2.0] * (len(pixels) - 1)])  # together none, each for itself one
+        log_odds = np.array([whole, *[2.0] * (len(pixels) - 1)])
         return mnist_app.Judgement(log_odds, np.ones(len(pixels)), np.zeros(len(pixels), bool))
 
     assert len(mnist_app._take_apart(contrast, pieces, np.arange(2), judge)) == count
@@ -921,6 +967,29 @@ def test_many_strokes_in_one_place_are_no_writing(read):
     assert "something else than writing" in read(picture).answer.error
 
 
+@pytest.mark.parametrize("spokes", [0, 4])
+def test_circles_and_wheels_are_no_writing(spokes, read):
+    picture = Image.new("RGB", (400, 400), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse([100, 100, 300, 300], outline="black", width=20)
+    for angle in np.arange(spokes) * np.pi / spokes:
+        across, down = 100 * np.cos(angle), 100 * np.sin(angle)
+        draw.line([(200 - across, 200 - down), (200 + across, 200 + down)], "black", 12)
+    assert "something else than writing" in read(picture).answer.error
+    narrower = picture.resize((320, 400))
+    assert spokes or read(narrower).answer.number == "0"
+
+
+def test_a_round_zero_in_a_number_is_writing():
+    circle = Image.new("L", (IMAGE_SIDE, IMAGE_SIDE))
+    ImageDraw.Draw(circle).ellipse([4, 4, 23, 23], outline=255, width=3)
+    zero = np.asarray(circle, np.float32).ravel() / 255
+    narrow = np.asarray(circle.resize((22, IMAGE_SIDE)), np.float32) / 255
+    other = np.pad(narrow, [(0, 0), (3, 3)]).ravel()
+    assert mnist_app._is_wheel(np.stack([zero])) and mnist_app._is_wheel(np.stack([zero, zero, other]))
+    assert not mnist_app._is_wheel(np.stack([zero, other])) and not mnist_app._is_wheel(np.stack([other]))
+
+
 def test_a_stroke_of_less_than_a_pixel_is_no_traceback(read):
     picture = Image.new("RGB", (45, 5), "white")
     ImageDraw.Draw(picture).line([(21, 1), (24, 4)], (120, 120, 120))
@@ -984,7 +1053,7 @@ def test_blots_and_colours_in_a_row_are_no_writing():
     row = make_found(np.zeros([4, 784]), boxes, log_odds=np.full(4, 0.5), strokes=4 * (pen,))
     assert mnist_app._is_writing(row, colourfulness=0)
     assert not mnist_app._is_writing(row._replace(strokes=4 * (pen._replace(thick=0.8),)), colourfulness=0)
-    doubtful = row._replace(log_odds=np.full(4, -1.7), share_of_ink=0.7)
+    doubtful = row._replace(log_odds=np.full(4, 0.3), share_of_ink=0.7)
     assert mnist_app._is_writing(doubtful, colourfulness=0) and not mnist_app._is_writing(doubtful, colourfulness=0.3)
 
 
