@@ -137,7 +137,7 @@ def test_a_tick_beside_a_digit_adds_ink(digits):
         ticked = make_whole_digits.draw_digit_with_tick(np.random.default_rng(seed), sources)
         [digit], _ = make_whole_digits.choose_digits(np.random.default_rng(seed), sources, 1)
         added.append(ticked.sum() - digit.sum())
-    assert min(added) >= 0 and np.mean(np.array(added) > 0) > 0.4
+    assert min(added) > -0.1 and np.mean(np.array(added) > 1) > 0.4  # Sums of pixels are rounded.
 
 
 def test_the_network_that_tells_whole_digits_is_trained(digits, monkeypatch, capsys):
