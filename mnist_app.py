@@ -2567,7 +2567,7 @@ _ROW_WEIGHTS = {
     "share of ink": 14.0,
     "unlike heights": -5.0,  # the standard deviation of the logarithm of the heights
     "like a 1": -7.0,  # the share of the digits that are as narrow as a 1: in a pattern everything is one
-    "bias": -9.0,
+    "bias": -8.5,
 }
 # Several colours of ink, or of printed lines, count as no more than this.
 _MOST_COLOURFUL = 0.02
