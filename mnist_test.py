@@ -111,6 +111,7 @@ def evaluate(model_dir, restorable, batch, event_dir):
             return None
         sess.run(tf.local_variables_initializer())  # string_input_producer counts its epochs in one.
         evaluation = Evaluation(_identify(path), *_answer_all(sess, batch))
+    del sess  # While a session is deleted, Ctrl-C is lost: so not after the line at which one presses it.
     # ... compute the accuracy, and print it with the step that stands in the checkpoint's name.
     accuracy = float((evaluation.truth == evaluation.answers).mean())
     step = mnist_forward.get_step(path)

@@ -1053,7 +1053,7 @@ def test_blots_and_colours_in_a_row_are_no_writing():
     row = make_found(np.zeros([4, 784]), boxes, log_odds=np.full(4, 0.5), strokes=4 * (pen,))
     assert mnist_app._is_writing(row, colourfulness=0)
     assert not mnist_app._is_writing(row._replace(strokes=4 * (pen._replace(thick=0.8),)), colourfulness=0)
-    doubtful = row._replace(log_odds=np.full(4, 0.3), share_of_ink=0.7)
+    doubtful = row._replace(log_odds=np.full(4, -0.2), share_of_ink=0.7)
     assert mnist_app._is_writing(doubtful, colourfulness=0) and not mnist_app._is_writing(doubtful, colourfulness=0.3)
 
 
