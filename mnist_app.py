@@ -2016,6 +2016,9 @@ _OVERLAP = 0.12
 _MOST_OVERLAPS = 4
 # The search goes on with this many rows.
 _BEAM = 4
+# A blot can be cut in many ways, none of which is a number.  So the search goes on with those rows alone of which the
+# total, less the price of the next digit, is above the first number plus so many times the second one as it has digits.
+_LEAST_TOTAL = (-1.0, -1.5)
 
 
 class _Cut(NamedTuple):
@@ -2084,7 +2087,8 @@ def _choose_promising(rows, best):
     """Of the _Rows that may still become better than the `best` one: the best row to each place, and _BEAM of these."""
     best_to = {}
     for row in sorted(rows, key=lambda row: row.total):
-        if row.total - _PRICE_OF_DIGIT > best.total:  # The next digit will have its price.
+        least = max(best.total, _LEAST_TOTAL[0] + _LEAST_TOTAL[1] * len(row.digits))
+        if row.total - _PRICE_OF_DIGIT > least:  # The next digit will have its price.
             best_to[row.end.x] = row
     return sorted(best_to.values(), key=lambda row: row.total)[-_BEAM:]
 

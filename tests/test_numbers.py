@@ -220,6 +220,13 @@ def test_a_digit_may_share_ink_with_the_one_before():
     assert not list_longer_rows(second, ends, log_odds=-4.1)
 
 
+def test_rows_of_hardly_any_digits_are_not_extended():
+    hopeless = mnist_app._Row(-100.0, [], mnist_app._Cut(0, 0))  # one digit explains all the ink as badly
+    for digits, total, goes_on in ((1, -1.9, True), (1, -2.1, False), (3, -4.9, True), (3, -5.1, False)):
+        row = mnist_app._Row(total, digits * ["a digit"], mnist_app._Cut(50, 0))
+        assert mnist_app._choose_promising([row], hopeless) == ([row] if goes_on else [])
+
+
 def test_a_cut_is_shown_where_the_ink_is_cut():
     cut = mnist_app._Cut(50, 0.5)
     widths = mnist_app._between(np.ones([40, 100]), mnist_app._Cut(0, 0), cut).sum(axis=1)
