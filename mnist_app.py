@@ -1317,6 +1317,10 @@ _SEPARATOR_GAP = 0.05
 # further away than this share of their length.
 _SIDE_LENGTH = 5
 _SIDE_GAP = 0.15
+# Where there are two or more level lines, upright ones are at most so many times as thick as these, and none of their
+# ends lies between two level lines, further from both than this share of its length: the stem of a 9 is no line.
+_LIKE_THICKNESS = 2.0
+_STEM_GAP = 0.15
 # At most this many lines, and rows of strokes that look like one, are looked at in each direction.
 _MOST_LINES = 40
 
@@ -1361,7 +1365,11 @@ def _remove_lines(view, least_share, thickest, least_count=1, is_baseline=False)
     if is_baseline and len(across_lines) != 1:
         return view
     least_upright = math.inf if is_baseline else least_count
-    upright, upright_bands, upright_lines = _find_lines(mask.T, least_share, thickest, least_upright)
+    may_be_printed = None
+    if len(across_lines) >= 2:
+        thickest = min(thickest, _LIKE_THICKNESS * across.sum() / _add_lengths(across_lines))
+        may_be_printed = functools.partial(_may_be_printed, across_lines)
+    upright, upright_bands, upright_lines = _find_lines(mask.T, least_share, thickest, least_upright, may_be_printed)
     if len(across_lines) >= 2 and not len(upright_lines):
         share = _SEPARATOR_SHARE * _find_widest_space(across_lines) / len(mask)
         is_separator = functools.partial(_is_separator, mask.T, across_lines)
@@ -1379,6 +1387,11 @@ def _remove_lines(view, least_share, thickest, least_count=1, is_baseline=False)
     edges = _dilate(on_line, 5, 5) & ~_dilate(mask & ~on_line, 3, 3)
     contrast = np.where(on_line | edges, 0, view.contrast)
     return view._replace(contrast=contrast, lines=np.concatenate([view.lines, lines]))
+
+
+def _add_lengths(lines):
+    """The lengths of lines [l, 4], x, y, x, y, added up, in pixels."""
+    return np.hypot(*(lines[:, 2:] - lines[:, :2]).T).sum()
 
 
 def _find_widest_space(lines):
@@ -1473,11 +1486,10 @@ def _is_separator(mask, level_lines, line):
 
     The level lines are given by their ends in the picture, x, y, x, y, float [k, 4].
     """
-    left, left_y, right, right_y = level_lines.T
     most_paper = max(3, _SEPARATOR_GAP * (line.end - line.start))
     for end, seen in ((line.start, line.first_seen), (line.end, line.last_seen)):
         x = line.slope * end + line.offset
-        level_ys = left_y + (right_y - left_y) / (right - left) * (x - left)
+        level_ys = _find_heights(level_lines, x)
         nearest = level_ys[np.abs(level_ys - end).argmin()]
         first, last = sorted((seen, round(nearest)))
         between = mask[max(round(x) - 1, 0) : round(x) + 2, max(first, 0) : last]
@@ -1485,6 +1497,25 @@ def _is_separator(mask, level_lines, line):
         if paper > most_paper or abs(nearest - end) > most_paper:
             return False
     return True
+
+
+def _may_be_printed(level_lines, line):
+    """Whether a _Line, which is upright in the picture, ends at level lines or beyond them, not between two of them.
+
+    The level lines are given as for _is_separator.
+    """
+    for end in (line.start, line.end):
+        level_ys = _find_heights(level_lines, line.slope * end + line.offset)
+        is_between = level_ys.min() < end < level_ys.max()
+        if is_between and np.abs(level_ys - end).min() > _STEM_GAP * (line.end - line.start):
+            return False
+    return True
+
+
+def _find_heights(level_lines, x):
+    """The y at which each of the level lines [k, 4], or what they would be if they were longer, crosses x, [k]."""
+    left, left_y, right, right_y = level_lines.T
+    return left_y + (right_y - left_y) / (right - left) * (x - left)
 
 
 def _is_side(level_lines, line):

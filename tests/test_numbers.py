@@ -338,6 +338,25 @@ def test_ones_between_the_lines_of_ruled_paper_are_no_separators(read):
     assert len(reading.found.boxes) == 3
 
 
+def test_upright_strokes_in_a_box_are_no_lines():
+    for line_width, left, top, bottom, is_line in (
+        (8, 300, 110, 230, False),  # the stem of a 9, which ends in the middle of the box
+        (8, 300, 42, 238, True),  # a separator
+        (3, 300, 42, 238, False),  # a 1 of a thick pen
+        (8, 300, 0, 280, True),  # a line that goes on beyond the box
+    ):
+        contrast = np.zeros([280, 700], np.float32)
+        for y in (40, 240):
+            contrast[y - line_width // 2 : y + line_width // 2 + 1, 60:640] = 1
+        for x in (62, 637):
+            contrast[40:240, x - line_width // 2 : x + line_width // 2 + 1] = 1
+        contrast[top:bottom, left : left + 10] = 1
+        view = mnist_app._View(contrast, 0.5, np.zeros([0, 4]), to_picture=lambda points: points)
+        without = mnist_app._without_lines(view)
+        assert len(without.lines) == 4 + is_line
+        assert (without.contrast[150, left : left + 10] > 0).all() != is_line
+
+
 def test_a_separator_goes_to_a_level_line_at_both_ends():
     level_lines = np.array([[0.0, 10, 100, 20], [0, 110, 100, 120]])  # They lean a little.
     seen_and_hidden = mnist_app._Line(15, 115, first_seen=30, last_seen=100, slope=0.0, offset=50.0)
