@@ -557,7 +557,7 @@ _INCREDIBLE_LOG_ODDS = -4.0
 _IMPROBABLE_LOG_ODDS = -1.2
 # The evidence of a digit goes from -1 to 1.  Where most digits of the best way so far are credible, another way must
 # have this much more evidence if it finds the same number of digits ...
-_LEAST_GAIN = 0.4
+_LEAST_GAIN = 0.3
 # ... and this much more if it finds another number of digits: a little less than what one piece costs that is surely no
 # digit.
 _LEAST_GAIN_OF_OTHER_NUMBER = 0.95
@@ -1364,20 +1364,15 @@ def _remove_lines(view, least_share, thickest, least_count=1, is_baseline=False)
     across, across_bands, across_lines = _find_lines(mask, least_share, thickest, least_count)
     if is_baseline and len(across_lines) != 1:
         return view
-    least_upright = math.inf if is_baseline else least_count
-    may_be_printed = None
     if len(across_lines) >= 2:
         thickest = min(thickest, _LIKE_THICKNESS * across.sum() / _add_lengths(across_lines))
-        may_be_printed = functools.partial(_may_be_printed, across_lines)
-    upright, upright_bands, upright_lines = _find_lines(mask.T, least_share, thickest, least_upright, may_be_printed)
-    if len(across_lines) >= 2 and not len(upright_lines):
-        share = _SEPARATOR_SHARE * _find_widest_space(across_lines) / len(mask)
-        is_separator = functools.partial(_is_separator, mask.T, across_lines)
-        found = _find_lines(mask.T, share, thickest, _LEAST_SEPARATORS, is_separator)
-        if not len(found[2]):
-            is_side = functools.partial(_is_side, across_lines)
-            found = _find_lines(mask.T, share, thickest, 2, is_side, times_as_long=_SIDE_LENGTH)
-        upright, upright_bands, upright_lines = found
+        found = _find_uprights_of_form(mask.T, across_lines, least_share, thickest, least_count)
+    elif is_baseline:
+        found = _find_lines(mask.T, least_share, thickest, math.inf)
+    else:
+        # Without a level line, a single upright one may be a 1.
+        found = _find_lines(mask.T, least_share, thickest, least_count if len(across_lines) else 2)
+    upright, upright_bands, upright_lines = found
     lines = np.concatenate([across_lines, upright_lines[:, [1, 0, 3, 2]]])
     if not len(lines):
         return view
@@ -1387,6 +1382,25 @@ def _remove_lines(view, least_share, thickest, least_count=1, is_baseline=False)
     edges = _dilate(on_line, 5, 5) & ~_dilate(mask & ~on_line, 3, 3)
     contrast = np.where(on_line | edges, 0, view.contrast)
     return view._replace(contrast=contrast, lines=np.concatenate([view.lines, lines]))
+
+
+def _find_uprights_of_form(mask, level_lines, least_share, thickest, least_count):
+    """Find the upright lines of a form that has two level lines or more.
+
+    They may be as long as other lines; where none is, they are separators; and where there are none of these, the two
+    sides of a box.  The mask is turned, [w, h], and the level lines are given as for _is_separator.  The other
+    arguments and what is returned are as for _find_lines.
+    """
+    may_be_printed = functools.partial(_may_be_printed, level_lines)
+    found = _find_lines(mask, least_share, thickest, least_count, may_be_printed)
+    share = _SEPARATOR_SHARE * _find_widest_space(level_lines) / mask.shape[1]
+    if not len(found[2]):
+        is_separator = functools.partial(_is_separator, mask, level_lines)
+        found = _find_lines(mask, share, thickest, _LEAST_SEPARATORS, is_separator)
+    if not len(found[2]):
+        is_side = functools.partial(_is_side, level_lines)
+        found = _find_lines(mask, share, thickest, 2, is_side, times_as_long=_SIDE_LENGTH)
+    return found
 
 
 def _add_lengths(lines):
@@ -2600,7 +2614,7 @@ _ROW_WEIGHTS = {
     "share of ink": 14.0,
     "unlike heights": -5.0,  # the standard deviation of the logarithm of the heights
     "like a 1": -7.0,  # the share of the digits that are as narrow as a 1: in a pattern everything is one
-    "bias": -8.5,
+    "bias": -9.0,
 }
 # Several colours of ink, or of printed lines, count as no more than this.
 _MOST_COLOURFUL = 0.02

@@ -357,6 +357,17 @@ def test_upright_strokes_in_a_box_are_no_lines():
         assert (without.contrast[150, left : left + 10] > 0).all() != is_line
 
 
+def test_a_single_upright_line_is_taken_out_beside_a_level_one_alone():
+    stem = np.zeros([280, 280], np.float32)
+    stem[40:240, 130:140] = 1
+    two = np.maximum(stem, np.roll(stem, 80, axis=1))
+    on_line = stem.copy()
+    on_line[240:244, 20:260] = 1
+    for contrast, count in ((stem, 0), (two, 2), (on_line, 2)):
+        view = mnist_app._View(contrast, 0.5, np.zeros([0, 4]), to_picture=lambda points: points)
+        assert len(mnist_app._remove_lines(view, 0.35, 28).lines) == count
+
+
 def test_a_separator_goes_to_a_level_line_at_both_ends():
     level_lines = np.array([[0.0, 10, 100, 20], [0, 110, 100, 120]])  # They lean a little.
     seen_and_hidden = mnist_app._Line(15, 115, first_seen=30, last_seen=100, slope=0.0, offset=50.0)
