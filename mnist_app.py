@@ -719,7 +719,7 @@ def _turn_level(view):
 
 # There are two inks if their two means explain at least this share of the variance of all ink.  One ink, of normally
 # distributed darkness, split at its mean, has 0.64.
-_TWO_INKS = 0.7
+_TWO_INKS = 0.73
 # The darkness of the ink at a place is the mean over this share of a stroke's width to each side.
 _DARKNESS_REACH = 1 / 6
 
