@@ -193,6 +193,16 @@ def test_what_is_known_of_digits_is_no_help_with_other_classes(digits, model, tm
     assert (after[0] < before[0] - 1).all() and (after[1] == before[1]).all()
 
 
+def test_wholeness_is_not_believed_to_be_surer_than_it_is(digits, model, monkeypatch):
+    (_, (images, _)) = digits
+    pixels = images[:1].reshape(-1, 784) / np.float32(255)
+    log_odds = []
+    for wholeness in (-20.0, -5.0, -4.0):
+        monkeypatch.setattr(mnist_app, "_measure_wholeness", lambda pixels, wholeness=wholeness: np.array([wholeness]))
+        log_odds.append(mnist_app.judge_digits(pixels, np.full([1, 10], 0.1), model).log_odds[0])
+    assert log_odds[0] == log_odds[1] < log_odds[2]
+
+
 @pytest.mark.parametrize("spacing", [50, 80])
 def test_a_lone_one_on_ruled_paper_is_no_letter(spacing, number, read):
     ruled = draw_lines(on_sheet(number("1", left=400)), *((0, y, 900, y) for y in range(30, 320, spacing)), width=2)
