@@ -1317,8 +1317,9 @@ _SEPARATOR_GAP = 0.05
 # further away than this share of their length.
 _SIDE_LENGTH = 5
 _SIDE_GAP = 0.15
-# Where there are two or more level lines, upright ones are at most so many times as thick as these, and none of their
-# ends lies between two level lines, further from both than this share of its length: the stem of a 9 is no line.
+# Where there are two or more level lines, an upright line is at most so many times as thick as they are.  A long one
+# has no end between two level lines that is further from both than this share of the upright line's length: the stem of
+# a 9 is no line.
 _LIKE_THICKNESS = 2.0
 _STEM_GAP = 0.15
 # At most this many lines, and rows of strokes that look like one, are looked at in each direction.
@@ -1365,12 +1366,13 @@ def _remove_lines(view, least_share, thickest, least_count=1, is_baseline=False)
     if is_baseline and len(across_lines) != 1:
         return view
     if len(across_lines) >= 2:
-        thickest = min(thickest, _LIKE_THICKNESS * across.sum() / _add_lengths(across_lines))
-        found = _find_uprights_of_form(mask.T, across_lines, least_share, thickest, least_count)
+        usual = np.median(_find_runs(across, thickest).thickness)
+        thickest_upright = min(thickest, max(3, _LIKE_THICKNESS * usual))
+        found = _find_uprights_of_form(mask.T, across_lines, least_share, thickest_upright, least_count)
     elif is_baseline:
         found = _find_lines(mask.T, least_share, thickest, math.inf)
     else:
-        # Without a level line, a single upright one may be a 1.
+        # A single upright line without a level one may be a 1.
         found = _find_lines(mask.T, least_share, thickest, least_count if len(across_lines) else 2)
     upright, upright_bands, upright_lines = found
     lines = np.concatenate([across_lines, upright_lines[:, [1, 0, 3, 2]]])
@@ -1387,9 +1389,9 @@ def _remove_lines(view, least_share, thickest, least_count=1, is_baseline=False)
 def _find_uprights_of_form(mask, level_lines, least_share, thickest, least_count):
     """Find the upright lines of a form that has two level lines or more.
 
-    They may be as long as other lines; where none is, they are separators; and where there are none of these, the two
-    sides of a box.  The mask is turned, [w, h], and the level lines are given as for _is_separator.  The other
-    arguments and what is returned are as for _find_lines.
+    Long lines are looked for first; if there are none, separators; and if there are none of these either, the two sides
+    of a box.  The mask is turned, [w, h], and the level lines are given as for _is_separator.  The other arguments and
+    what is returned are as for _find_lines.
     """
     may_be_printed = functools.partial(_may_be_printed, level_lines)
     found = _find_lines(mask, least_share, thickest, least_count, may_be_printed)
@@ -1401,11 +1403,6 @@ def _find_uprights_of_form(mask, level_lines, least_share, thickest, least_count
         is_side = functools.partial(_is_side, level_lines)
         found = _find_lines(mask, share, thickest, 2, is_side, times_as_long=_SIDE_LENGTH)
     return found
-
-
-def _add_lengths(lines):
-    """The lengths of lines [l, 4], x, y, x, y, added up, in pixels."""
-    return np.hypot(*(lines[:, 2:] - lines[:, :2]).T).sum()
 
 
 def _find_widest_space(lines):
@@ -1503,7 +1500,7 @@ def _is_separator(mask, level_lines, line):
     most_paper = max(3, _SEPARATOR_GAP * (line.end - line.start))
     for end, seen in ((line.start, line.first_seen), (line.end, line.last_seen)):
         x = line.slope * end + line.offset
-        level_ys = _find_heights(level_lines, x)
+        level_ys = _find_level_ys(level_lines, x)
         nearest = level_ys[np.abs(level_ys - end).argmin()]
         first, last = sorted((seen, round(nearest)))
         between = mask[max(round(x) - 1, 0) : round(x) + 2, max(first, 0) : last]
@@ -1519,15 +1516,15 @@ def _may_be_printed(level_lines, line):
     The level lines are given as for _is_separator.
     """
     for end in (line.start, line.end):
-        level_ys = _find_heights(level_lines, line.slope * end + line.offset)
+        level_ys = _find_level_ys(level_lines, line.slope * end + line.offset)
         is_between = level_ys.min() < end < level_ys.max()
         if is_between and np.abs(level_ys - end).min() > _STEM_GAP * (line.end - line.start):
             return False
     return True
 
 
-def _find_heights(level_lines, x):
-    """The y at which each of the level lines [k, 4], or what they would be if they were longer, crosses x, [k]."""
+def _find_level_ys(level_lines, x):
+    """The y of each of the level lines [k, 4] at x, float [k]; a line that ends before x is thought longer."""
     left, left_y, right, right_y = level_lines.T
     return left_y + (right_y - left_y) / (right - left) * (x - left)
 
@@ -2394,7 +2391,7 @@ _LOG_ODDS_WEIGHTS = {
     "bias": 0.1,
 }
 # When the weights are used, the wholeness is at least this: of the held-out pictures to which that network gives -10 to
-# -5, one in a hundred is a whole digit all the same, as a 1 with a foot as wide as it is high.
+# -5, one in a hundred is a whole digit all the same, for example a 1 whose foot is as wide as it is high.
 _LEAST_WHOLENESS = -5.0
 # Of other classes than digits nothing is known beforehand.
 _LOG_ODDS_WEIGHTS_OF_OWN_CLASSES = {

@@ -193,7 +193,7 @@ def test_what_is_known_of_digits_is_no_help_with_other_classes(digits, model, tm
     assert (after[0] < before[0] - 1).all() and (after[1] == before[1]).all()
 
 
-def test_wholeness_is_not_believed_to_be_surer_than_it_is(digits, model, monkeypatch):
+def test_wholeness_counts_down_to_its_limit_only(digits, model, monkeypatch):
     (_, (images, _)) = digits
     pixels = images[:1].reshape(-1, 784) / np.float32(255)
     log_odds = []
@@ -348,23 +348,31 @@ def test_ones_between_the_lines_of_ruled_paper_are_no_separators(read):
     assert len(reading.found.boxes) == 3
 
 
-def test_upright_strokes_in_a_box_are_no_lines():
-    for line_width, left, top, bottom, is_line in (
-        (8, 300, 110, 230, False),  # the stem of a 9, which ends in the middle of the box
-        (8, 300, 42, 238, True),  # a separator
-        (3, 300, 42, 238, False),  # a 1 of a thick pen
-        (8, 300, 0, 280, True),  # a line that goes on beyond the box
-    ):
-        contrast = np.zeros([280, 700], np.float32)
-        for y in (40, 240):
-            contrast[y - line_width // 2 : y + line_width // 2 + 1, 60:640] = 1
-        for x in (62, 637):
-            contrast[40:240, x - line_width // 2 : x + line_width // 2 + 1] = 1
-        contrast[top:bottom, left : left + 10] = 1
-        view = mnist_app._View(contrast, 0.5, np.zeros([0, 4]), to_picture=lambda points: points)
-        without = mnist_app._without_lines(view)
-        assert len(without.lines) == 4 + is_line
-        assert (without.contrast[150, left : left + 10] > 0).all() != is_line
+@pytest.mark.parametrize(
+    ("level_width", "width", "top", "bottom", "is_line"),
+    [
+        (9, 10, 110, 230, False),  # the stem of a 9, which ends in the middle of the box
+        (9, 10, 62, 170, False),  # the stem of a 4, which begins there
+        (9, 10, 42, 238, True),  # a separator
+        (9, 10, 0, 280, True),  # a line that goes on far beyond the box
+        (3, 10, 42, 238, False),  # a 1 of a thick pen
+        (3, 5, 42, 238, True),  # a separator that is hardly thicker
+        (1, 3, 42, 238, True),
+    ],
+)
+def test_upright_strokes_in_a_box_are_no_lines(level_width, width, top, bottom, is_line):
+    contrast = np.zeros([280, 700], np.float32)
+    half = level_width // 2
+    for y in (70, 210):
+        contrast[y - half : y + half + 1, 60:640] = 1
+    for x in (62, 637):
+        contrast[70:210, x - half : x + half + 1] = 1
+    contrast[70 - half : 211 + half, 100:600:12] = 0  # The level lines are dashed.
+    contrast[top:bottom, 300 : 300 + width] = 1
+    view = mnist_app._View(contrast, 0.5, np.zeros([0, 4]), to_picture=lambda points: points)
+    without = mnist_app._without_lines(view)
+    assert len(without.lines) == 4 + is_line
+    assert (without.contrast[140, 300 : 300 + width] > 0).all() != is_line
 
 
 def test_a_single_upright_line_is_taken_out_beside_a_level_one_alone():
