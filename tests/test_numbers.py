@@ -158,6 +158,7 @@ def test_weights_of_the_log_odds_are_fitted(digits, model, monkeypatch, capsys):
     weights = {name: float(weight) for name, weight in (words.rsplit(" ", 1) for words in printed.split(", "))}
     assert weights.keys() == mnist_app._LOG_ODDS_WEIGHTS.keys()
     monkeypatch.setattr(mnist_app, "_LOG_ODDS_WEIGHTS", weights)
+    monkeypatch.setattr(mnist_app, "_LEAST_WHOLENESS", -np.inf)  # They are fitted without it.
     log_odds = mnist_app._judge(pixels, model).log_odds
     assert ((log_odds > 0) == is_whole).mean() > 0.95
     # With a bias among the features, the mean of the fitted probabilities is the share of the whole digits.
