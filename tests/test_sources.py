@@ -149,7 +149,7 @@ def test_a_sheet_with_a_label_of_thirty_digits_makes_thirty_samples(sources, dig
     shown = [grey[12:96:3, left : left + 84 : 3].tobytes() for left in range(12, 10 * 108, 108)]
     zeros = {pixels for pixels, digit in added if digit == 0}
     assert set(shown[: len(zeros)]) == zeros and len(set(shown)) == 10
-    assert ADDED_REPEATS == 200, "as the README says"
+    assert ADDED_REPEATS == 400, "as the README says"
 
 
 def test_each_added_digit_is_known_however_many_others_there_are(sources, tmp_path, monkeypatch):
@@ -244,7 +244,7 @@ def test_added_digits_come_first_in_the_contact_sheet(sources, tmp_path, write, 
     Image.fromarray(np.uint8(on_paper(drawn([(0.1, 0), (0.85, 0), (0.4, 1)])) * 255)).save(tmp_path / "own/7/a.png")
     shown = []
     monkeypatch.setattr(mnist_generateds, "save_contact_sheet", lambda _, given, __: shown.extend(given))
-    monkeypatch.setattr(mnist_generateds, "ADDED_REPEATS", 1)  # With 200 it would come first by chance.
+    monkeypatch.setattr(mnist_generateds, "ADDED_REPEATS", 1)  # With 400 it would come first by chance.
     write("--data", folder, "--add", tmp_path / "own")
     assert len(shown) == 81 and shown[0] not in samples["train"] + samples["world-train"]
 
