@@ -511,6 +511,7 @@ class Found(NamedTuple):
     is_refused: np.ndarray  # bool [n], which of them are refused, as judge_digits says
     strokes: tuple = ()  # the _Strokes of the pieces of ink in which the digits were found
     share_of_ink: float = 1.0  # these pieces' share of the ink on the sheet, of which smudges and frames are no part
+    coverage: float = 0.0  # the share of the picture that ink covers
     scale: float = 1.0  # one pixel of `boxes`, `cuts` and `lines` is this many of the file, which may be larger
 
 
@@ -826,6 +827,7 @@ def _read_view(view, shows_one_digit, judge):
         np.array([part.is_refused for part in parts]),
         strokes,
         sum(each.area for each in strokes) / ink_on_paper,
+        (view.contrast > view.threshold).mean(),
     )
 
 
@@ -2563,8 +2565,13 @@ def _may_be_letter(found):
 
 def _discount_strokes(found):
     """The log odds of the digits of a Found, float [n], of which those that are as narrow as a 1 are at most 0."""
+    return np.where(_is_like_a_one(found), np.minimum(found.log_odds, 0), found.log_odds)
+
+
+def _is_like_a_one(found):
+    """bool [n]: which digits of a Found are as narrow as a 1."""
     width, height = found.sizes
-    return np.where(width < _LIKE_A_ONE * height, np.minimum(found.log_odds, 0), found.log_odds)
+    return width < _LIKE_A_ONE * height
 
 
 class _Strokes(NamedTuple):
@@ -2606,32 +2613,36 @@ _FEW_DIGITS_WEIGHTS = {
     "length": -0.8,  # the largest one, see _Strokes
     "colourfulness": -300.0,  # of the digits, at most _MOST_COLOURFUL
     "share of ink": 11.0,  # how much of the ink is in the digits
+    "unlike heights": -8.0,  # the standard deviation of the logarithm of the heights; 0 for one digit
     "bias": -4.4,
 }
 _ROW_WEIGHTS = {
     "discounted log odds": 1.3,  # their mean, see _discount_strokes
-    "thick": -10.0,  # this and two others: as above
+    "thick": -10.0,  # this and three others: as above
     "colourfulness": -60.0,
     "share of ink": 14.0,
-    "unlike heights": -5.0,  # the standard deviation of the logarithm of the heights
+    "unlike heights": -5.0,
     "like a 1": -7.0,  # the share of the digits that are as narrow as a 1: in a pattern everything is one
     "bias": -9.0,
 }
 # Several colours of ink, or of printed lines, count as no more than this.
 _MOST_COLOURFUL = 0.02
+# Writing leaves most of its paper blank: the ink of none of 94 photos of numbers covered more than 0.29 of the picture.
+_MOST_COVERED = 1 / 3
 
 
 def _is_writing(found, colourfulness):
     """Whether a Found is writing, and not a drawing or a photo; `colourfulness` is _measure_colourfulness's."""
-    width, height = found.sizes
+    if found.coverage > _MOST_COVERED:
+        return False
     features = {
         "log odds": found.log_odds.mean(),
         "discounted log odds": _discount_strokes(found).mean(),
         "thick": np.mean([strokes.thick for strokes in found.strokes]),
         "length": max(strokes.length for strokes in found.strokes),
         "colourfulness": min(colourfulness, _MOST_COLOURFUL),
-        "unlike heights": np.log(height).std(),
-        "like a 1": (width < _LIKE_A_ONE * height).mean(),
+        "unlike heights": np.log(found.sizes[1]).std(),
+        "like a 1": _is_like_a_one(found).mean(),
         "share of ink": found.share_of_ink,
         "bias": 1,
     }

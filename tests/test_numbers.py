@@ -1103,6 +1103,30 @@ def test_one_digit_beside_much_other_ink_is_no_writing():
         assert mnist_app._is_writing(one._replace(share_of_ink=share), colourfulness=0) == is_writing
 
 
+def test_two_digits_of_very_unlike_heights_are_no_writing():
+    """A stick and the ball beside it, in a drawing."""
+    pen = mnist_app._Strokes(area=500, width=6.0, thick=0.0, length=2.0)
+    for height, is_writing in ((50, True), (14, False)):
+        boxes = [[0, 0, 30, 60], [60, 0, 60 + height / 2, height]]
+        two = make_found(np.zeros([2, 784]), boxes, log_odds=np.array([0.5, 0.5]), strokes=2 * (pen,))
+        assert mnist_app._is_writing(two._replace(share_of_ink=0.8), colourfulness=0) == is_writing
+
+
+def test_ink_that_covers_much_of_the_picture_is_no_writing():
+    pen = mnist_app._Strokes(area=500, width=6.0, thick=0.0, length=2.0)
+    for bars, is_writing in ((4, True), (7, False)):
+        picture = Image.new("L", (200, 200), "white")
+        ImageDraw.Draw(picture).rectangle([10, 180, 189, 189], "black")
+        for i in range(bars):
+            ImageDraw.Draw(picture).rectangle([10 + 24 * i, 20, 21 + 24 * i, 180], "black")
+        covered = (np.asarray(picture) == 0).mean()
+        assert (covered < 1 / 3) == is_writing
+        found = mnist_app.find_digits(np.asarray(picture.convert("RGB"), np.float32) / 255)
+        assert abs(found.coverage - covered) < 0.01
+        found = found._replace(log_odds=np.array([3.0]), strokes=(pen,))
+        assert mnist_app._is_writing(found, colourfulness=0) == is_writing
+
+
 def test_blots_and_colours_in_a_row_are_no_writing():
     boxes = [[60 * i, 0, 60 * i + 40, 60] for i in range(4)]
     pen = mnist_app._Strokes(area=500, width=6.0, thick=0.02, length=2.4)
