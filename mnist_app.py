@@ -1358,7 +1358,8 @@ def _find_ink_on_paper(ink):
 def _remove_lines(view, least_share, thickest, least_count=1, is_baseline=False):
     """The _View without printed lines: of forms, of ruled and squared paper.
 
-    The numbers are as for _find_lines, `is_baseline` is as for _without_lines.
+    The numbers are as for _find_lines; where there are two level lines or more, upright ones are as thin as these.
+    `is_baseline` is as for _without_lines.
     """
     ink = view.contrast > view.threshold
     if not any(_may_have_lines(turned, least_share, thickest) for turned in (ink, ink.T)):
@@ -2606,7 +2607,8 @@ def _measure_strokes(mask):
 # A drawing or a photo of something is told from writing by a sum of features with these weights.  They are fitted by
 # logistic regression, apart for one or two digits and for a row of more: real and made sheets of digits against
 # photographs, drawings, icons, patterns and printed pages.  With these biases hardly a real sheet is below 0.  Colours
-# then got less weight and thickness more, since a red pen is still a pen, and a blot is none.
+# then got less weight and thickness more, since a red pen is still a pen, and a blot is none.  What the heights of two
+# digits weigh was chosen by trial.
 _FEW_DIGITS_WEIGHTS = {
     "log odds": 0.5,  # the mean of the log odds of the digits
     "thick": -7.5,  # the mean, see _Strokes
