@@ -1142,6 +1142,25 @@ def _measure_colourfulness(picture, boxes):
     return math.sqrt(max(variances[1], 0))
 
 
+# Light writing is on a board or a screen, and the strongest colour channel of this ground is hardly above the weakest
+# one: by 0.09 at most in 127 photos of light digits.  Under light strokes of signs, icons and wallpapers it is above it
+# by more than this in one of four.  Dark digits may be on paper of any colour.
+_MOST_COLOUR_UNDER_LIGHT = 0.3
+# The ground is seen at a distance of this share of the height of the boxes.
+_GROUND_DISTANCE = 0.15
+
+
+def _is_light_on_colour(picture, boxes):
+    """Whether the boxes [n, 4] of a picture [h, w, 3] show light strokes on a strong colour, as signs and icons do."""
+    beyond = _GROUND_DISTANCE * np.median(boxes[:, 3] - boxes[:, 1])
+    left, top = np.maximum(boxes[:, :2].min(axis=0) - beyond, 0).astype(int)
+    right, bottom = np.ceil(boxes[:, 2:].max(axis=0) + beyond).astype(int)
+    inside = picture[top:bottom, left:right]
+    ground = np.median(np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]]), axis=0)
+    is_light = inside.mean() > ground.mean()
+    return bool(is_light) and np.ptp(ground) > _MOST_COLOUR_UNDER_LIGHT
+
+
 def _is_ink_dark(grey):
     """Whether the ink of `grey` [h, w] is its dark side.
 
@@ -2512,8 +2531,8 @@ def _find_refusal(found, picture, class_names):
     """
     # What a written number looks like is known of digits alone: own classes may be drawings.
     is_of_digits = class_names == mnist_forward.DIGITS
-    is_writing = _is_writing(found, _measure_colourfulness(picture, found.boxes)) and not _is_wheel(found.pixels)
-    if is_of_digits and not is_writing:
+    is_writing = _is_writing(found, _measure_colourfulness(picture, found.boxes))
+    if is_of_digits and (not is_writing or _is_wheel(found.pixels) or _is_light_on_colour(picture, found.boxes)):
         return _NO_WRITING
     # One unclear digit does not spoil a number; a picture of which most is unclear shows something else.
     is_mostly_refused = found.is_refused.mean() > 0.5

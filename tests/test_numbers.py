@@ -1054,6 +1054,23 @@ def test_a_stroke_of_less_than_a_pixel_is_no_traceback(read):
     assert mnist_app._measure_colourfulness(np.ones([5, 45, 3], np.float32), tiny) < 1e-6
 
 
+@pytest.mark.parametrize(
+    "ink, paper, is_writing",
+    [
+        ("white", (190, 30, 40), False),  # a sign
+        ((250, 240, 120), (40, 90, 190), False),
+        ("white", (44, 62, 54), True),  # a blackboard
+        ("white", (35, 75, 60), True),
+        ("black", (255, 235, 90), True),  # a note
+        ((20, 20, 90), (250, 130, 170), True),
+    ],
+)
+def test_light_strokes_on_a_strong_colour_are_no_writing(ink, paper, is_writing):
+    picture = Image.new("RGB", (400, 400), paper)
+    ImageDraw.Draw(picture).ellipse([140, 100, 260, 300], outline=ink, width=20)
+    assert refuses(picture) != is_writing
+
+
 def test_many_colours_are_no_writing():
     picture = Image.new("RGB", (300, 400), "white")
     for angle in range(360):
