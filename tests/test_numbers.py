@@ -1144,6 +1144,24 @@ def test_ink_that_covers_much_of_the_picture_is_no_writing():
         assert mnist_app._is_writing(found, colourfulness=0) == is_writing
 
 
+def test_a_doubtful_digit_with_much_ink_round_it_is_no_writing():
+    """A drawing fills its sheet; a digit of a rare form has paper round it."""
+    strokes = (mnist_app._Strokes(area=500, width=6.0, thick=0.15, length=2.4),)
+    one = make_found(np.zeros([1, 784]), [[0, 0, 40, 60]], log_odds=np.array([-4.0]), strokes=strokes)
+    for coverage, is_writing in ((0.05, True), (0.3, False)):
+        assert mnist_app._is_writing(one._replace(coverage=coverage), colourfulness=0) == is_writing
+
+
+def test_a_printed_frame_is_no_part_of_the_coverage(number):
+    plain = on_sheet(number("7"))
+    framed = plain.copy()
+    ImageDraw.Draw(framed).rectangle([4, 4, framed.width - 5, framed.height - 5], outline="black", width=8)
+    of_plain, of_framed = (
+        mnist_app.find_digits(np.asarray(image.convert("RGB"), np.float32) / 255).coverage for image in (plain, framed)
+    )
+    assert of_framed == pytest.approx(of_plain, rel=0.1)
+
+
 def test_blots_and_colours_in_a_row_are_no_writing():
     boxes = [[60 * i, 0, 60 * i + 40, 60] for i in range(4)]
     pen = mnist_app._Strokes(area=500, width=6.0, thick=0.02, length=2.4)
@@ -1152,6 +1170,17 @@ def test_blots_and_colours_in_a_row_are_no_writing():
     assert not mnist_app._is_writing(row._replace(strokes=4 * (pen._replace(thick=0.8),)), colourfulness=0)
     doubtful = row._replace(log_odds=np.full(4, -0.2), share_of_ink=0.7)
     assert mnist_app._is_writing(doubtful, colourfulness=0) and not mnist_app._is_writing(doubtful, colourfulness=0.3)
+
+
+def test_long_strokes_and_much_ink_in_a_row_are_no_writing():
+    """The curves of a plot have long strokes, and a picture of many things leaves little paper."""
+    boxes = [[60 * i, 0, 60 * i + 40, 60] for i in range(4)]
+    pen = mnist_app._Strokes(area=500, width=6.0, thick=0.02, length=2.4)
+    row = make_found(np.zeros([4, 784]), boxes, log_odds=np.full(4, 0.5), share_of_ink=0.75, strokes=4 * (pen,))
+    curve = pen._replace(length=6.0)
+    assert mnist_app._is_writing(row, colourfulness=0)
+    assert not mnist_app._is_writing(row._replace(strokes=(pen, pen, pen, curve)), colourfulness=0)
+    assert not mnist_app._is_writing(row._replace(coverage=0.3), colourfulness=0)
 
 
 def test_strokes_as_narrow_as_a_one_are_no_evidence_of_writing_or_of_cuts():
