@@ -2626,8 +2626,8 @@ def _measure_strokes(mask):
 # A drawing or a photo of something is told from writing by a sum of features with these weights.  They are fitted by
 # logistic regression, apart for one or two digits and for a row of more: real and made sheets of digits against
 # photographs, drawings, icons, patterns and printed pages.  With these biases hardly a real sheet is below 0.  Colours
-# then got less weight and thickness more, since a red pen is still a pen, and a blot is none.  What the heights of two
-# digits weigh was chosen by trial.
+# then got less weight and thickness more, since a red pen is still a pen, and a blot is none.  What the coverage, the
+# heights of two digits, and the doubt and the excess length of a row weigh was chosen by trial.
 _FEW_DIGITS_WEIGHTS = {
     "log odds": 0.5,  # the mean of the log odds of the digits
     "thick": -7.5,  # the mean, see _Strokes
@@ -2640,6 +2640,7 @@ _FEW_DIGITS_WEIGHTS = {
 }
 _ROW_WEIGHTS = {
     "discounted log odds": 1.3,  # their mean, see _discount_strokes
+    "doubt": 2.5,  # the mean of the log odds, of which each is at most 0: in a word, some letters are surely no digits
     "thick": -10.0,  # this and four others: as above
     "excess length": -1.5,  # how much longer than _USUAL_LENGTH the strokes of a piece are at most
     "colourfulness": -60.0,
@@ -2665,6 +2666,7 @@ def _is_writing(found, colourfulness):
     features = {
         "log odds": found.log_odds.mean(),
         "discounted log odds": _discount_strokes(found).mean(),
+        "doubt": np.minimum(found.log_odds, 0).mean(),
         "thick": np.mean([strokes.thick for strokes in found.strokes]),
         "length": length,
         "excess length": max(0, length - _USUAL_LENGTH),

@@ -1183,6 +1183,15 @@ def test_long_strokes_and_much_ink_in_a_row_are_no_writing():
     assert not mnist_app._is_writing(row._replace(coverage=0.3), colourfulness=0)
 
 
+def test_a_row_of_which_some_are_surely_no_digits_is_no_writing():
+    """Some letters of a printed word look like digits, and others do not."""
+    boxes = [[60 * i, 0, 60 * i + 40, 60] for i in range(4)]
+    pen = mnist_app._Strokes(area=500, width=6.0, thick=0.02, length=2.4)
+    row = make_found(np.zeros([4, 784]), boxes, share_of_ink=0.75, strokes=4 * (pen,))
+    for log_odds, is_writing in (([1, 1, 1, 1], True), ([6, 6, 6, -4], True), ([6, 6, -4, -4], False)):
+        assert mnist_app._is_writing(row._replace(log_odds=np.array(log_odds)), colourfulness=0) == is_writing
+
+
 def test_strokes_as_narrow_as_a_one_are_no_evidence_of_writing_or_of_cuts():
     """Any stroke of a fence, a pattern or a letter is a clear 1."""
     pen = mnist_app._Strokes(area=500, width=6.0, thick=0.0, length=1.0)
