@@ -511,7 +511,8 @@ class Found(NamedTuple):
     is_refused: np.ndarray  # bool [n], which of them are refused, as judge_digits says
     strokes: tuple = ()  # the _Strokes of the pieces of ink in which the digits were found
     share_of_ink: float = 1.0  # these pieces' share of the ink on the sheet, of which smudges and frames are no part
-    coverage: float = 0.0  # this ink's share of the sheet, or of the picture with the margin that a very small one got
+    coverage: float = 0.0  # this ink's share of the view in which it was found; a very small picture got a margin there
+    is_ink_light: bool = False  # whether the ink is lighter than its ground, as chalk on a board is
     scale: float = 1.0  # one pixel of `boxes`, `cuts` and `lines` is this many of the file, which may be larger
 
 
@@ -657,6 +658,7 @@ class _View(NamedTuple):
     threshold: float  # the contrast above which a pixel is ink
     lines: np.ndarray  # the printed lines that were taken out, float [l, 4]
     to_picture: Callable  # converts points of the view, x and y, float [p, 2], to points of the picture
+    is_ink_light: bool = False  # whether the ink is lighter than the paper; it stands out from it all the same
 
 
 def _list_views(grey, shows_one_digit):
@@ -778,10 +780,11 @@ _GRAIN = 3
 
 def _see_picture(grey, shows_one_digit):
     """The _View of the picture grey [h, w] as it is, without ruling."""
-    contrast, threshold = _measure_ink(grey if _is_ink_dark(grey) else -grey)
+    is_ink_light = not _is_ink_dark(grey)
+    contrast, threshold = _measure_ink(-grey if is_ink_light else grey)
     if shows_one_digit:  # So few pixels are mostly edges, and an edge lies where the contrast is half the full ink's.
         threshold = np.percentile(contrast, 99.5) / 2
-    view = _View(contrast, threshold, np.zeros([0, 4]), to_picture=lambda points: points)
+    view = _View(contrast, threshold, np.zeros([0, 4]), lambda points: points, is_ink_light)
     return _remove_lines(view, _RULING_SHARE, max(3, _RULING_THICKNESS * min(grey.shape)), least_count=2)
 
 
@@ -828,6 +831,7 @@ def _read_view(view, shows_one_digit, judge):
         strokes,
         sum(each.area for each in strokes) / ink_on_paper,
         ink_on_paper / view.contrast.size,
+        view.is_ink_light,
     )
 
 
@@ -1142,23 +1146,26 @@ def _measure_colourfulness(picture, boxes):
     return math.sqrt(max(variances[1], 0))
 
 
-# Light writing is on a board or a screen, and the strongest colour channel of this ground is hardly above the weakest
-# one: by 0.09 at most in 127 photos of light digits.  Under light strokes of signs, icons and wallpapers it is above it
-# by more than this in one of four.  Dark digits may be on paper of any colour.
+# Light writing is on a board or a screen.  There the strongest colour channel of the ground is at most 0.09 above the
+# weakest one, in 127 photos.  In a quarter of the signs, icons and wallpapers with light strokes the difference is
+# larger than this limit.  Dark digits may be on paper of any colour.
 _MOST_COLOUR_UNDER_LIGHT = 0.3
 # The ground is seen at a distance of this share of the height of the boxes.
 _GROUND_DISTANCE = 0.15
 
 
-def _is_light_on_colour(picture, boxes):
-    """Whether the boxes [n, 4] of a picture [h, w, 3] show light strokes on a strong colour, as signs and icons do."""
+def _is_sign(picture, found):
+    """Whether the digits of a Found are light on a strong colour, as on signs and icons.
+
+    `picture` is float32 [h, w, 3] in 0..1, as for find_digits.
+    """
+    boxes = found.boxes
     beyond = _GROUND_DISTANCE * np.median(boxes[:, 3] - boxes[:, 1])
     left, top = np.maximum(boxes[:, :2].min(axis=0) - beyond, 0).astype(int)
     right, bottom = np.ceil(boxes[:, 2:].max(axis=0) + beyond).astype(int)
     inside = picture[top:bottom, left:right]
     ground = np.median(np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]]), axis=0)
-    is_light = inside.mean() > ground.mean()
-    return bool(is_light) and np.ptp(ground) > _MOST_COLOUR_UNDER_LIGHT
+    return found.is_ink_light and np.ptp(ground) > _MOST_COLOUR_UNDER_LIGHT
 
 
 def _is_ink_dark(grey):
@@ -2532,7 +2539,7 @@ def _find_refusal(found, picture, class_names):
     # What a written number looks like is known of digits alone: own classes may be drawings.
     is_of_digits = class_names == mnist_forward.DIGITS
     is_writing = _is_writing(found, _measure_colourfulness(picture, found.boxes))
-    if is_of_digits and (not is_writing or _is_wheel(found.pixels) or _is_light_on_colour(picture, found.boxes)):
+    if is_of_digits and (not is_writing or _is_wheel(found.pixels) or _is_sign(picture, found)):
         return _NO_WRITING
     # One unclear digit does not spoil a number; a picture of which most is unclear shows something else.
     is_mostly_refused = found.is_refused.mean() > 0.5
@@ -2626,8 +2633,9 @@ def _measure_strokes(mask):
 # A drawing or a photo of something is told from writing by a sum of features with these weights.  They are fitted by
 # logistic regression, apart for one or two digits and for a row of more: real and made sheets of digits against
 # photographs, drawings, icons, patterns and printed pages.  With these biases hardly a real sheet is below 0.  Colours
-# then got less weight and thickness more, since a red pen is still a pen, and a blot is none.  What the coverage, the
-# heights of two digits, and the doubt and the excess length of a row weigh was chosen by trial.
+# then got less weight and thickness more, since a red pen is still a pen, and a blot is none.  The weights of
+# the coverage and of the heights of two digits, and for a row also the doubt, the excess length and the bias, were
+# chosen by trial.
 _FEW_DIGITS_WEIGHTS = {
     "log odds": 0.5,  # the mean of the log odds of the digits
     "thick": -7.5,  # the mean, see _Strokes
@@ -2640,9 +2648,9 @@ _FEW_DIGITS_WEIGHTS = {
 }
 _ROW_WEIGHTS = {
     "discounted log odds": 1.3,  # their mean, see _discount_strokes
-    "doubt": 2.5,  # the mean of the log odds, of which each is at most 0: in a word, some letters are surely no digits
+    "doubt": -2.5,  # by how much the log odds are below 0, or 0: their mean; in a printed word some are far below it
     "thick": -10.0,  # this and four others: as above
-    "excess length": -1.5,  # how much longer than _USUAL_LENGTH the strokes of a piece are at most
+    "excess length": -1.5,  # by how much the longest strokes exceed _USUAL_LENGTH, or 0
     "colourfulness": -60.0,
     "share of ink": 14.0,
     "coverage": -8.0,
@@ -2650,7 +2658,8 @@ _ROW_WEIGHTS = {
     "like a 1": -7.0,  # the share of the digits that are as narrow as a 1: in a pattern everything is one
     "bias": -8.6,
 }
-# The strokes of most digits, and of most pieces of several, are at most so long, see _Strokes.
+# Most digits, and most pieces of several digits, have strokes no longer than this (see _Strokes); the curves of a plot
+# are longer.
 _USUAL_LENGTH = 2.6
 # Several colours of ink, or of printed lines, count as no more than this.
 _MOST_COLOURFUL = 0.02
@@ -2666,7 +2675,7 @@ def _is_writing(found, colourfulness):
     features = {
         "log odds": found.log_odds.mean(),
         "discounted log odds": _discount_strokes(found).mean(),
-        "doubt": np.minimum(found.log_odds, 0).mean(),
+        "doubt": np.maximum(-found.log_odds, 0).mean(),
         "thick": np.mean([strokes.thick for strokes in found.strokes]),
         "length": length,
         "excess length": max(0, length - _USUAL_LENGTH),
