@@ -2653,7 +2653,7 @@ _ROW_WEIGHTS = {
     "excess length": -1.5,  # by how much the longest strokes exceed _USUAL_LENGTH, or 0
     "colourfulness": -60.0,
     "share of ink": 14.0,
-    "coverage": -8.0,
+    "coverage": -4.0,
     "unlike heights": -5.0,
     "like a 1": -7.0,  # the share of the digits that are as narrow as a 1: in a pattern everything is one
     "bias": -8.6,

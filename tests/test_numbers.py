@@ -1190,11 +1190,11 @@ def test_long_strokes_and_much_ink_in_a_row_are_no_writing():
     """The curves of a plot have long strokes, and a picture of many things leaves little paper."""
     boxes = [[60 * i, 0, 60 * i + 40, 60] for i in range(4)]
     pen = mnist_app._Strokes(area=500, width=6.0, thick=0.02, length=2.4)
-    row = make_found(np.zeros([4, 784]), boxes, log_odds=np.full(4, 0.5), share_of_ink=0.72, strokes=4 * (pen,))
+    row = make_found(np.zeros([4, 784]), boxes, log_odds=np.full(4, 0.5), share_of_ink=0.66, strokes=4 * (pen,))
     curve = pen._replace(length=6.0)
     assert mnist_app._is_writing(row, colourfulness=0)
     assert not mnist_app._is_writing(row._replace(strokes=(pen, pen, pen, curve)), colourfulness=0)
-    assert not mnist_app._is_writing(row._replace(coverage=0.3), colourfulness=0)
+    assert not mnist_app._is_writing(row._replace(coverage=0.33), colourfulness=0)
 
 
 def test_a_row_of_which_half_are_surely_no_digits_is_no_writing():
