@@ -2634,8 +2634,8 @@ def _measure_strokes(mask):
 # logistic regression, apart for one or two digits and for a row of more: real and made sheets of digits against
 # photographs, drawings, icons, patterns and printed pages.  With these biases hardly a real sheet is below 0.  Colours
 # then got less weight and thickness more, since a red pen is still a pen, and a blot is none.  The weights of
-# the coverage and of the heights of two digits, and for a row also the doubt, the excess length and the bias, were
-# chosen by trial.
+# the coverage and of the heights of two digits, and for a row also those of the doubt and of the excess length, were
+# chosen by trial, and the biases after them.
 _FEW_DIGITS_WEIGHTS = {
     "log odds": 0.5,  # the mean of the log odds of the digits
     "thick": -7.5,  # the mean, see _Strokes
@@ -2644,7 +2644,7 @@ _FEW_DIGITS_WEIGHTS = {
     "share of ink": 11.0,  # how much of the ink is in the digits
     "coverage": -8.0,  # the ink's share of the picture: a drawing fills its sheet
     "unlike heights": -8.0,  # the standard deviation of the logarithm of the heights; 0 for one digit
-    "bias": -4.4,
+    "bias": -4.25,
 }
 _ROW_WEIGHTS = {
     "discounted log odds": 1.3,  # their mean, see _discount_strokes
