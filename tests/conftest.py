@@ -21,6 +21,7 @@ import mnist_generateds  # noqa: E402
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # Started with nohup, it would hand on that this signal is ignored.
 
+TIMEOUT = 300  # seconds: a program that takes longer hangs, whatever the machine
 TRAIN, TEST = 3000, 500  # pictures in the small data folder
 TRAIN_RECORDS, TEST_RECORDS = "mnist_train.tfrecords", "mnist_test.tfrecords"
 
@@ -31,7 +32,7 @@ def command(script, *arguments):
 
 def run(script, *arguments, status=0, cwd=None, **options):
     """Run a script to its end; returns its standard output, or its standard error where it must fail."""
-    options = {"stdin": subprocess.DEVNULL, "timeout": 120, "encoding": "utf-8", **options}
+    options = {"stdin": subprocess.DEVNULL, "timeout": TIMEOUT, "encoding": "utf-8", **options}
     done = subprocess.run(command(script, *arguments), capture_output=True, cwd=cwd, **options)
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -59,7 +60,7 @@ def run_with_small_disk(script, *arguments, limit):
         f"sys.argv[0] = {path!r}; sys.path.insert(0, {str(ROOT)!r}); runpy.run_path({path!r}, run_name='__main__')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, encoding="utf-8", timeout=120
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, encoding="utf-8", timeout=TIMEOUT
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     return done.stderr
@@ -113,7 +114,7 @@ def run_without_privileges(script, *arguments):
             libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP: for what is executed next
 
     given = command(script, *arguments)
-    return subprocess.run(given, capture_output=True, encoding="utf-8", timeout=120, preexec_fn=drop)
+    return subprocess.run(given, capture_output=True, encoding="utf-8", timeout=TIMEOUT, preexec_fn=drop)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import types
 
 import numpy as np
 import pytest
-from conftest import ROOT, command, make_found, run, run_without_privileges
+from conftest import ROOT, TIMEOUT, command, make_found, run, run_without_privileges
 from PIL import Image
 from test_preparation import drawn, on_paper
 
@@ -47,7 +47,7 @@ def talk(model):
             input="".join(f"{line}\n" for line in lines),
             capture_output=True,
             encoding="utf-8",
-            timeout=60,
+            timeout=TIMEOUT,
         )
         assert done.stderr == ""
         return done.returncode, done.stdout
@@ -102,7 +102,7 @@ def test_ctrl_c_ends_it_quietly(model):
     assert process.stdout.read(10) == b"input the "
     time.sleep(1)  # until it waits for the answer
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130  # with its input still open: its end would end the program, too
+    assert process.wait(timeout=TIMEOUT) == 130  # with its input still open: its end would end the program, too
     assert b"Traceback" not in process.stderr.read()
 
 
@@ -125,7 +125,7 @@ def test_many_pictures_with_bad_ones_among_them(model, tmp_path):
         os.fsdecode(not_utf8),
     ]
     arguments = ["mnist_app.py", "--model", model, "--json", *map(os.fsdecode, given)]
-    done = subprocess.run(command(*arguments), capture_output=True, encoding="utf-8", timeout=60)
+    done = subprocess.run(command(*arguments), capture_output=True, encoding="utf-8", timeout=TIMEOUT)
     assert done.returncode == 3 and done.stderr == ""
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     pictures = [folder / "a.png", folder / "b.png", *given[1:4], PIC / "1.png", PIC / "2.png", given[5]]
@@ -137,7 +137,7 @@ def test_many_pictures_with_bad_ones_among_them(model, tmp_path):
         else:
             assert 0.5 <= answer["probability"] <= 1
 
-    done = subprocess.run(command(*[a for a in arguments if a != "--json"]), capture_output=True, timeout=60)
+    done = subprocess.run(command(*[a for a in arguments if a != "--json"]), capture_output=True, timeout=TIMEOUT)
     lines = done.stdout.decode().splitlines()
     assert done.returncode == 3 and len(lines) == len(answers)
     assert lines[0].startswith(f"{folder / 'a.png'}: 1 (")
@@ -164,15 +164,18 @@ def knowing_model(tmp_path_factory, model, digits):
 
 
 def test_most_letters_and_drawings_get_a_sentence(knowing_model, tmp_path):
-    for (name, strokes), pen in itertools.product(NO_DIGITS.items(), (6, 12, 20, 28)):
+    for (name, strokes), pen in itertools.product(NO_DIGITS.items(), (6, 20)):
         picture = on_paper(drawn(*strokes, box=(120, 60, 280, 220), pen=pen))
         Image.fromarray(np.uint8(picture * 255)).save(tmp_path / f"{name}-{pen}.png")
     done = subprocess.run(
-        command("mnist_app.py", "--model", knowing_model, tmp_path), capture_output=True, encoding="utf-8", timeout=60
+        command("mnist_app.py", "--model", knowing_model, tmp_path),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=TIMEOUT,
     )
     sentences = ("nothing that is clearly a digit", "something else than writing")
     refused = [line for line in done.stdout.splitlines() if any(sentence in line for sentence in sentences)]
-    assert len(refused) >= 26, done.stdout
+    assert len(refused) >= 13, done.stdout
 
 
 GUESSES = ((("4", 0.9), ("9", 0.1), ("1", 0.0)), (("2", 0.8), ("7", 0.2), ("3", 0.0)))

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import restore_newest, run, run_with_small_disk, run_without_privileges, start, steps_printed
+from conftest import TIMEOUT, restore_newest, run, run_with_small_disk, run_without_privileges, start, steps_printed
 from test_forward import train_like_the_lecture
 from test_generateds import idx_folder
 
@@ -80,7 +80,7 @@ def test_a_stop_signal_saves_the_step_it_interrupts(data, tmp_path):
         process = start_endless(data, tmp_path)
         time.sleep(0.5)
         process.send_signal(number)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 128 + number
         assert "Stopped; run again to go on" in said and "Traceback" not in said
         if last:
@@ -196,7 +196,7 @@ def test_all_three_programs_fall_back_and_say_so(data, model, tmp_path):
         ("mnist_backward.py", ["--data", data, "--steps", 410]),
     ):
         done = start(script, "--model", copy, *options, cwd=tmp_path)
-        said, _ = done.communicate(timeout=60)
+        said, _ = done.communicate(timeout=TIMEOUT)
         assert done.returncode == 0
         assert "mnist_model-600 is damaged and passed over; restored" in said
 
@@ -331,13 +331,20 @@ def test_the_learning_rate_falls_from_its_base_to_zero_and_again_from_a_later_st
     assert rates[200] == pytest.approx(0.12 * 0.75, rel=0.01), "of the 600 steps before"
 
 
-def test_a_later_first_step_is_before_the_last(data, tmp_path):
-    assert "--from_step" in train(data, tmp_path, "--from_step", 60, status=2)
-
-
-@pytest.mark.parametrize("rate", ["-1", "0", "nan"])
-def test_a_learning_rate_is_above_0(data, tmp_path, rate):
-    assert "--learning_rate must be" in train(data, tmp_path, "--learning_rate", rate, status=2)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--steps", 60, "--from_step", 60), "--from_step"),
+        (("--learning_rate", "-1"), "--learning_rate must be"),
+        (("--learning_rate", "0"), "--learning_rate must be"),
+        (("--learning_rate", "nan"), "--learning_rate must be"),
+    ],
+)
+def test_a_first_step_is_before_the_last_and_a_learning_rate_above_0(arguments, capsys, options, said):
+    with pytest.raises(SystemExit) as ended:
+        arguments(*options)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_distortions_fade_over_the_last_steps():

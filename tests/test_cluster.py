@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import command
+from conftest import TIMEOUT, command
 
 import mnist_backward
 import mnist_forward
@@ -79,11 +79,11 @@ def test_chief_and_worker_are_killed_started_again_and_reach_the_last_step(machi
     chief = machine("chief")
     said = read_until(chief, "Going on from")
     assert f"step {saved} of {STEPS}" in said, "no more than the interval since the last checkpoint is lost"
-    rest, _ = chief.communicate(timeout=120)
+    rest, _ = chief.communicate(timeout=TIMEOUT)
     assert chief.returncode == 0, rest
     assert f"After {STEPS} training step(s), test accuracy = 0.9" in rest
     assert mnist_forward.get_step(mnist_forward.list_checkpoints(model)[0]) == STEPS
-    said, _ = worker.communicate(timeout=60)
+    said, _ = worker.communicate(timeout=TIMEOUT)
     assert worker.returncode == 0, said
 
 

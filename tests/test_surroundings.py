@@ -9,7 +9,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from conftest import ROOT, TRAIN_RECORDS, command, run, start, steps_printed
+from conftest import ROOT, TIMEOUT, TRAIN_RECORDS, command, run, start, steps_printed
 from PIL import Image
 from test_generateds import GOOD, idx_folder, write_records
 from test_preparation import drawn, on_paper
@@ -23,7 +23,7 @@ from mnist_forward import UserError
 def python(code, **options):
     """Run Python code beside the scripts; returns the finished process."""
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=60, **options
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=TIMEOUT, **options
     )
 
 
@@ -61,9 +61,11 @@ def test_idx_files_under_the_names_of_other_classes_are_refused(tmp_path, digits
 
 
 @pytest.mark.parametrize("shards", [-3, 0, 201])
-def test_a_number_of_shards_that_can_t_be_is_refused(shards):
-    said = run("mnist_generateds.py", "--shards", shards, status=2)
-    assert "--shards must be from 1 to 200" in said
+def test_a_number_of_shards_that_can_t_be_is_refused(write, capsys, shards):
+    with pytest.raises(SystemExit) as ended:
+        write("--shards", shards)
+    assert ended.value.code == 2
+    assert "--shards must be from 1 to 200" in capsys.readouterr().err
 
 
 def test_shards_of_the_command_line_are_written(tmp_path, digits, write):
@@ -116,7 +118,7 @@ def test_records_that_were_changed_are_looked_at_again(tmp_path):
 
 def test_who_reads_only_the_first_line_gets_no_complaint(model):
     given = " ".join(f"'{one}'" for one in command("mnist_app.py", "--model", model, ROOT / "pic"))
-    done = subprocess.run(f"{given} | head -1", shell=True, capture_output=True, encoding="utf-8", timeout=60)
+    done = subprocess.run(f"{given} | head -1", shell=True, capture_output=True, encoding="utf-8", timeout=TIMEOUT)
     assert done.stdout.count("\n") == 1 and done.stderr == ""
 
 
@@ -171,7 +173,7 @@ def test_a_dropped_connection_saves_like_ctrl_c(data, tmp_path):
     while "training step(s), loss" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGHUP)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 128 + signal.SIGHUP and "Stopped; run again" in said
     assert mnist_forward.get_step(mnist_forward.list_checkpoints(tmp_path)[0]) == steps_printed(said)[-1]
 
@@ -213,7 +215,7 @@ def test_the_scripts_run_without_what_only_linux_has_and_on_a_console_in_another
             cwd=ROOT,
             env=environment,
             capture_output=True,
-            timeout=60,
+            timeout=TIMEOUT,
         )
         said = done.stdout.decode(code_page)
         assert done.returncode in (0, 3) and b"Traceback" not in done.stderr, done.stderr.decode()

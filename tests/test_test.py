@@ -8,7 +8,7 @@ import types
 import long_polls
 import numpy as np
 import pytest
-from conftest import TEST, restore_newest, run, start
+from conftest import TEST, TIMEOUT, restore_newest, run, start
 from PIL import Image
 
 import mnist_app
@@ -90,7 +90,7 @@ def test_it_waits_evaluates_what_is_new_and_ends_quietly(data, model, tmp_path):
     state.with_suffix(".part").rename(state)
     assert process.stdout.readline().startswith("After 400 training step(s), test accuracy = ")
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=TIMEOUT)
     assert said == ""
     assert process.returncode == 130
 
