@@ -2558,25 +2558,25 @@ _LEAST_CONFIDENCE_OF_NUMBER = 0.0005
 # digits in a row rarely come by chance.
 _LEAST_SCORES = (-4.5, 0.1, -0.9)
 # Where all digits were cut out of one piece of ink, that piece may be a letter as well.  The cuts with the best log
-# odds were chosen out of many, and each stroke of a letter looks like a 1.  So there the limit is another one, and what
-# is as narrow as a 1 counts for nothing, however high its log odds are.
-_LEAST_SCORE_OF_CUT_PIECE = 0.4
+# odds were chosen out of many, and each stroke of a letter looks like a 1.  So there the limit is another one; what is
+# as narrow as a 1 counts for nothing, however high its log odds are; the doubt (see _ROW_WEIGHTS) counts once more,
+# since of a letter one part often looks like a digit, and the rest like none; and each refused digit lowers the score.
+_LEAST_SCORE_OF_CUT_PIECE = 0.1
+_PRICE_OF_REFUSED_DIGIT = 1.0
 # A digit whose width is less than this share of its height is as narrow as a 1.
 _LIKE_A_ONE = 0.35
 
 
 def _is_number(found):
     """Whether the digits of a Found are clear enough to be a number."""
-    count = len(found.log_odds)
+    log_odds = found.log_odds
+    least = _LEAST_SCORES[min(len(log_odds), 3) - 1]
+    price = 0
     if _may_be_letter(found):
-        if found.is_refused.any():
-            return False
         log_odds = _discount_strokes(found)
         least = _LEAST_SCORE_OF_CUT_PIECE
-    else:
-        log_odds = found.log_odds
-        least = _LEAST_SCORES[min(count, 3) - 1]
-    return log_odds.mean() + np.log(found.confidence.min()) >= least
+        price = _measure_doubt(found) + _PRICE_OF_REFUSED_DIGIT * found.is_refused.sum()
+    return log_odds.mean() + np.log(found.confidence.min()) - price >= least
 
 
 # A line that is longer than so many times the height of the highest digit is a printed one, and no bar of a letter.
@@ -2593,6 +2593,11 @@ def _may_be_letter(found):
 def _discount_strokes(found):
     """The log odds of the digits of a Found, float [n], of which those that are as narrow as a 1 are at most 0."""
     return np.where(_is_like_a_one(found), np.minimum(found.log_odds, 0), found.log_odds)
+
+
+def _measure_doubt(found):
+    """By how much the log odds of the digits of a Found are below 0, or 0 where they are not: the mean."""
+    return np.maximum(-found.log_odds, 0).mean()
 
 
 def _is_like_a_one(found):
@@ -2675,7 +2680,7 @@ def _is_writing(found, colourfulness):
     features = {
         "log odds": found.log_odds.mean(),
         "discounted log odds": _discount_strokes(found).mean(),
-        "doubt": np.maximum(-found.log_odds, 0).mean(),
+        "doubt": _measure_doubt(found),
         "thick": np.mean([strokes.thick for strokes in found.strokes]),
         "length": length,
         "excess length": max(0, length - _USUAL_LENGTH),

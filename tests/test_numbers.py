@@ -1101,12 +1101,21 @@ def test_two_strokes_that_a_short_line_joined_may_be_a_letter():
     assert not mnist_app._is_number(elevens._replace(lines=bar)), "an H"
 
 
-def test_of_one_piece_of_ink_no_part_is_refused():
-    row = make_found(np.zeros([2, 784]), [[0, 0, 30, 40], [40, 0, 70, 40]], log_odds=np.array([3.0, 3.0]))
-    one_refused = row._replace(is_refused=np.array([True, False]))
-    assert mnist_app._is_number(one_refused), "two digits that are apart"
-    cut = np.zeros([1, 4])
-    assert mnist_app._is_number(row._replace(cuts=cut)) and not mnist_app._is_number(one_refused._replace(cuts=cut))
+def test_what_was_cut_out_of_one_piece_needs_more_evidence():
+    """The piece may be a letter: a refused digit needs clear ones beside it, and what is surely no digit spoils it."""
+    boxes = [[40 * i, 0, 40 * i + 30, 40] for i in range(3)]
+    for log_odds, refused, is_number in (
+        ([2.0, 0.0], 0, True),
+        ([2.0, 0.0], 1, False),
+        ([7.0, 1.5, 2.0], 1, True),
+        ([1.0, 0.8, 0.0], 1, False),
+        ([3.5, -2.5], 0, False),
+    ):
+        n = len(log_odds)
+        is_refused = np.arange(n) >= n - refused
+        row = make_found(np.zeros([n, 784]), boxes[:n], log_odds=np.array(log_odds), is_refused=is_refused)
+        assert mnist_app._is_number(row), "digits that are apart"
+        assert mnist_app._is_number(row._replace(cuts=np.zeros([n - 1, 4]))) == is_number
 
 
 def test_a_fence_is_no_number():
