@@ -2079,9 +2079,9 @@ _LEAST_DIGIT_HEIGHT = 0.5
 _PRICE_OF_DIGIT = 0.5
 _PRICE_OF_LOWNESS = 4.0
 # Digits that overlap have ink in common.  So a digit may begin before the cut at which the one to its left ends, by
-# this share of the piece's height.  That is tried with only so many rows in each call of _extend, since it takes
-# time.
-_OVERLAP = 0.12
+# each of these shares of the piece's height.  That is tried with only so many rows in each call of _extend, since it
+# takes time.
+_OVERLAPS = (0.12, 0.2)
 _MOST_OVERLAPS = 4
 # The search goes on with this many rows.
 _BEAM = 4
@@ -2174,7 +2174,8 @@ def _extend(rows, cuts, ink, judge):
     extended = _add_digits(spans, 0, ink, judge)
     promising = sorted(extended, key=lambda row: row.total)[-_MOST_OVERLAPS:]
     overlapping = [(row.before, row.end) for row in promising if row.before.digits]
-    extended += _add_digits(overlapping, _OVERLAP, ink, judge)
+    for overlap in _OVERLAPS:
+        extended += _add_digits(overlapping, overlap, ink, judge)
     return [row for row in extended if row.digits[-1].log_odds > _INCREDIBLE_LOG_ODDS]
 
 
