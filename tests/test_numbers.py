@@ -223,10 +223,11 @@ def test_a_digit_may_share_ink_with_the_one_before():
     first = mnist_app._Row(0.0, [], mnist_app._Cut(0, 0))
     assert list_longer_rows(first, [50]) == [(0, 50)], "there is none before the first digit"
     second = mnist_app._Row(0.0, ["a digit"], mnist_app._Cut(60, 0))
-    (left, _), (shared_left, end) = list_longer_rows(second, [100])
-    assert left == 60 and shared_left == pytest.approx(60 - 0.12 * 50, abs=1) and end == 100
+    rows = list_longer_rows(second, [100])
+    assert [left for left, _ in rows] == pytest.approx([60, 60 - 0.12 * 50, 60 - 0.2 * 50], abs=1)
+    assert [end for _, end in rows] == [100, 100, 100]
     ends = list(range(80, 112, 2))
-    assert len(list_longer_rows(second, ends)) == len(ends) + 4, "the most probable ones only"
+    assert len(list_longer_rows(second, ends)) == len(ends) + 4 + 4, "the most probable ones only, for each share"
     assert list_longer_rows(second, ends, log_odds=-3.9), "a rare form of a digit"
     assert not list_longer_rows(second, ends, log_odds=-4.1)
 
