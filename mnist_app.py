@@ -1146,9 +1146,9 @@ def _measure_colourfulness(picture, boxes):
     return math.sqrt(max(variances[1], 0))
 
 
-# Light writing is on a board or a screen.  There the strongest colour channel of the ground is at most 0.09 above the
-# weakest one, in 127 photos.  In a quarter of the signs, icons and wallpapers with light strokes the difference is
-# larger than this limit.  Dark digits may be on paper of any colour.
+# Light writing is on a board or a screen, whose ground has hardly any colour: in none of 114 photos.  Signs and icons
+# have light strokes on a ground whose strongest colour channel is above the weakest one by more than this limit.  Dark
+# digits may be on paper of any colour.
 _MOST_COLOUR_UNDER_LIGHT = 0.3
 # The ground is seen at a distance of this share of the height of the boxes.
 _GROUND_DISTANCE = 0.15
