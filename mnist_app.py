@@ -2560,8 +2560,10 @@ _LEAST_CONFIDENCE_OF_NUMBER = 0.0005
 _LEAST_SCORES = (-4.5, 0.1, -0.9)
 # Where all digits were cut out of one piece of ink, that piece may be a letter as well.  The cuts with the best log
 # odds were chosen out of many, and each stroke of a letter looks like a 1.  So there the limit is another one; what is
-# as narrow as a 1 counts for nothing, however high its log odds are; the doubt (see _ROW_WEIGHTS) counts once more,
-# since of a letter one part often looks like a digit, and the rest like none; and each refused digit lowers the score.
+# as narrow as a 1 counts for nothing, however high its log odds are; the doubt (see _measure_doubt) counts against it,
+# since one part of a letter often looks like a digit, and the rest like none; and each refused digit lowers the score.
+# Limit and price were chosen by trial, on letters and on made pairs and triples of digits that the network had not
+# learned.
 _LEAST_SCORE_OF_CUT_PIECE = 0.1
 _PRICE_OF_REFUSED_DIGIT = 1.0
 # A digit whose width is less than this share of its height is as narrow as a 1.
