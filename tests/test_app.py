@@ -164,7 +164,7 @@ def knowing_model(tmp_path_factory, model, digits):
 
 
 def test_most_letters_and_drawings_get_a_sentence(knowing_model, tmp_path):
-    for (name, strokes), pen in itertools.product(NO_DIGITS.items(), (6, 20)):
+    for (name, strokes), pen in itertools.product(NO_DIGITS.items(), (6, 12, 20, 28)):
         picture = on_paper(drawn(*strokes, box=(120, 60, 280, 220), pen=pen))
         Image.fromarray(np.uint8(picture * 255)).save(tmp_path / f"{name}-{pen}.png")
     done = subprocess.run(
@@ -175,7 +175,7 @@ def test_most_letters_and_drawings_get_a_sentence(knowing_model, tmp_path):
     )
     sentences = ("nothing that is clearly a digit", "something else than writing")
     refused = [line for line in done.stdout.splitlines() if any(sentence in line for sentence in sentences)]
-    assert len(refused) >= 13, done.stdout
+    assert len(refused) >= 26, done.stdout
 
 
 GUESSES = ((("4", 0.9), ("9", 0.1), ("1", 0.0)), (("2", 0.8), ("7", 0.2), ("3", 0.0)))
