@@ -2226,10 +2226,11 @@ def _between(ink, left, right):
 
 def _box_of(ink):
     """[left, top, right, bottom] of the strokes of ink [h, w]; raises PictureError where there is none."""
-    if not (ink > 0.5).any():
+    is_stroke = ink > 0.5
+    rows = np.flatnonzero(is_stroke.any(axis=1))
+    columns = np.flatnonzero(is_stroke.any(axis=0))
+    if not rows.size:
         raise PictureError(_NO_DIGIT)
-    rows = np.flatnonzero((ink > 0.5).any(axis=1))
-    columns = np.flatnonzero((ink > 0.5).any(axis=0))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
 
 
@@ -2310,10 +2311,11 @@ def _extreme_down(extreme, grey, size):
 
 def _stroke_width(mask):
     """The mean width of the strokes of mask [h, w] in pixels: two areas divided by the length of the contour."""
-    at_border = mask[0].sum() + mask[-1].sum() + mask[:, 0].sum() + mask[:, -1].sum()
-    edges = (mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum() + at_border
+    count = np.count_nonzero
+    at_border = count(mask[0]) + count(mask[-1]) + count(mask[:, 0]) + count(mask[:, -1])
+    edges = count(mask[1:] != mask[:-1]) + count(mask[:, 1:] != mask[:, :-1]) + at_border
     contour = edges * np.pi / 4  # The edges of pixels make a slanting contour longer than it is, by 4 / pi on average.
-    return 2 * mask.sum() / max(contour, 1)
+    return 2 * count(mask) / max(contour, 1)
 
 
 # ======== MNIST's form
@@ -2382,12 +2384,15 @@ def _mend_thickness(ink):
 
 def _centre(ink):
     """ink [h, w], at most 28x28, as float32 [784], moved by whole pixels until its centre of mass is in the middle."""
-    centre = [ink.sum(1 - axis) @ np.arange(length) / ink.sum() for axis, length in enumerate(ink.shape)]
-    # MNIST's centre is that of pixel 14, half a pixel past the middle.
-    start = np.rint(IMAGE_SIDE // 2 - np.array(centre)).astype(int)
-    start = np.clip(start, 0, IMAGE_SIDE - np.array(ink.shape))
+    starts = []
+    for axis, length in enumerate(ink.shape):
+        centre = ink.sum(axis=1 - axis) @ np.arange(length) / ink.sum()
+        # MNIST's centre is that of pixel 14, half a pixel past the middle.
+        start = round(IMAGE_SIDE // 2 - centre)
+        starts.append(min(max(start, 0), IMAGE_SIDE - length))
+    top, left = starts
     image = np.zeros([IMAGE_SIDE, IMAGE_SIDE], np.float32)
-    image[start[0] :, start[1] :][: ink.shape[0], : ink.shape[1]] = ink
+    image[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
     return image.ravel()
 
 
