@@ -678,7 +678,7 @@ def _list_views(grey, shows_one_digit):
     yield lambda: _without_lines(plain(), is_baseline=True)
     if not shows_one_digit:
         yield lambda: _turn_level(plain())
-    yield lambda: _see_picture(_smooth(grey), shows_one_digit)
+    yield lambda: _see_smoothed(grey, shows_one_digit)
     cut_out = _cut_sheet_out(grey)
     if cut_out is not None:
         grey_of_sheet, corner, outside = cut_out
@@ -767,15 +767,39 @@ def _split_in_two(values):
     return values[best], variance[best] / max(values.var(), 1e-9)
 
 
+# The grain of coarse paper is finer than so many pixels.
+_GRAIN = 3
+# Paper is smooth where half of the pixels differ from their neighbours by less than this share of the contrast that
+# makes a pixel ink.
+_LEAST_GRAIN = 0.05
+# A sheet with more digits than these is a page: they are small and close to each other.
+_DIGITS_OF_PAGE = 20
+
+
+def _see_smoothed(grey, shows_one_digit):
+    """The _View of the picture grey [h, w] without the grain of coarse paper.
+
+    Raises PictureError for a page of smooth paper.  Smoothing would only join its digits, and to cut them apart again
+    takes time.
+    """
+    smoothed = _smooth(grey)
+    view = _see_picture(smoothed, shows_one_digit)
+    has_grain = np.median(np.abs(grey - smoothed)) > _LEAST_GRAIN * view.threshold
+    if not has_grain and _count_groups(view) > _DIGITS_OF_PAGE:
+        raise PictureError(_NO_DIGIT)
+    return view
+
+
 def _smooth(grey):
-    """grey [h, w] without the grain of coarse paper, each pixel the mean of its neighbours."""
+    """grey [h, w], each pixel the mean of its neighbours."""
     height, width = grey.shape
     coarse = _resize(grey, -(-height // _GRAIN), -(-width // _GRAIN), Image.Resampling.BOX)
     return _resize(coarse, height, width)
 
 
-# The grain of coarse paper is finer than so many pixels.
-_GRAIN = 3
+def _count_groups(view):
+    """How many digits the ink of a _View makes where none of them touch."""
+    return len(_group_into_digits(_find_pieces(view.contrast, view.threshold)))
 
 
 def _see_picture(grey, shows_one_digit):

@@ -574,6 +574,21 @@ def test_grain_as_strong_as_a_pencil_is_smoothed(number, read):
     assert read(Image.fromarray(np.uint8(np.clip(picture, 0, 255)))).answer.number == "308"
 
 
+@pytest.mark.parametrize("rows, noise, is_smoothed", [(4, 0, False), (4, 0.05, True), (3, 0, True)])
+def test_a_page_of_smooth_paper_is_not_smoothed(rows, noise, is_smoothed):
+    """Smoothing would join the digits of a page, and cutting them apart again takes most of the time."""
+    grey = np.full([600, 600], 0.9, np.float32)
+    for row, column in np.ndindex(rows, 6):
+        grey[100 * row + 50 :, 90 * column + 40 :][:60, :8] = 0.1
+    grey += np.random.default_rng(1).normal(0, noise, grey.shape).astype(np.float32)
+    if is_smoothed:
+        view = mnist_app._see_smoothed(grey, shows_one_digit=False)
+        assert len(mnist_app._find_pieces(view.contrast, view.threshold).areas) >= 6 * rows
+    else:
+        with pytest.raises(mnist_app.PictureError):
+            mnist_app._see_smoothed(grey, shows_one_digit=False)
+
+
 def test_a_row_that_leans_is_turned_level(number, read):
     picture = on_sheet(number("23845", height=120, gap=30), size=(1020, 300))
     lean = 33
