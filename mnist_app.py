@@ -2335,11 +2335,11 @@ def _extreme_down(extreme, grey, size):
 
 def _stroke_width(mask):
     """The mean width of the strokes of mask [h, w] in pixels: two areas divided by the length of the contour."""
-    count = np.count_nonzero
-    at_border = count(mask[0]) + count(mask[-1]) + count(mask[:, 0]) + count(mask[:, -1])
-    edges = count(mask[1:] != mask[:-1]) + count(mask[:, 1:] != mask[:, :-1]) + at_border
-    contour = edges * np.pi / 4  # The edges of pixels make a slanting contour longer than it is, by 4 / pi on average.
-    return 2 * count(mask) / max(contour, 1)
+    at_border = sum(map(np.count_nonzero, (mask[0], mask[-1], mask[:, 0], mask[:, -1])))
+    inside = np.count_nonzero(mask[1:] != mask[:-1]) + np.count_nonzero(mask[:, 1:] != mask[:, :-1])
+    # The edges of pixels make a slanting contour longer than it is, by 4 / pi on average.
+    contour = (at_border + inside) * np.pi / 4
+    return 2 * np.count_nonzero(mask) / max(contour, 1)
 
 
 # ======== MNIST's form
