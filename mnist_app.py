@@ -2110,7 +2110,8 @@ _MOST_OVERLAPS = 4
 # The search goes on with this many rows.
 _BEAM = 4
 # A blot can be cut in many ways, none of which is a number.  So the search goes on with those rows alone of which the
-# total, less the price of the next digit, is above the first number plus so many times the second one as it has digits.
+# total, less the price of the next digit, is above the first number plus so many times the second one as they have
+# digits.
 _LEAST_TOTAL = (-1.0, -1.5)
 
 
@@ -2169,25 +2170,28 @@ def _find_best_digits(ink, log_odds, judge):
     cuts = [_Cut(x, slant) for x in places for slant in _SLANTS]
     best = _Row(_log_probability(log_odds) - _PRICE_OF_DIGIT, [], right_edge)
     rows = [_Row(0.0, [], _Cut(0, 0))]
+    count = 0  # how many digits each of the rows has
     while rows:
-        best = max([best, *_extend(rows, [right_edge], ink, judge)], key=lambda row: row.total)
-        rows = _choose_promising(rows, best)  # Where `best` has improved, fewer of them still are.
-        rows = _choose_promising(_extend(rows, cuts, ink, judge), best)
+        best = max([best, *_extend(rows, [right_edge], ink, judge, best.total)], key=lambda row: row.total)
+        count += 1
+        rows = _choose_best(_extend(rows, cuts, ink, judge, _find_least_total(count, best)))
     return best.digits
 
 
-def _choose_promising(rows, best):
-    """Of the _Rows that may still become better than the `best` one: the best row to each place, and _BEAM of these."""
-    best_to = {}
-    for row in sorted(rows, key=lambda row: row.total):
-        least = max(best.total, _LEAST_TOTAL[0] + _LEAST_TOTAL[1] * len(row.digits))
-        if row.total - _PRICE_OF_DIGIT > least:  # The next digit will have its price.
-            best_to[row.end.x] = row
+def _find_least_total(count, best):
+    """The limit above which the total of a _Row of `count` digits must be, so that a longer one may beat the `best`."""
+    hopeless = _LEAST_TOTAL[0] + _LEAST_TOTAL[1] * count
+    return max(best.total, hopeless) + _PRICE_OF_DIGIT  # The next digit will have its price.
+
+
+def _choose_best(rows):
+    """Of the _Rows the best one to each place, and _BEAM of these."""
+    best_to = {row.end.x: row for row in sorted(rows, key=lambda row: row.total)}
     return sorted(best_to.values(), key=lambda row: row.total)[-_BEAM:]
 
 
-def _extend(rows, cuts, ink, judge):
-    """The _Rows that are one digit longer than the `rows`, and end at one of the `cuts`."""
+def _extend(rows, cuts, ink, judge, least):
+    """The _Rows that are one digit longer than the `rows`, end at one of the `cuts`, and have a total above `least`."""
     height, width = ink.shape
     spans = []
     for row, cut in itertools.product(rows, cuts):
@@ -2195,38 +2199,38 @@ def _extend(rows, cuts, ink, judge):
         # Over the whole width it would be one digit, which _find_best_digits begins with.
         if distance < width and _DIGIT_WIDTHS[0] * height <= distance <= _DIGIT_WIDTHS[1] * height:
             spans.append((row, cut))
-    extended = _add_digits(spans, 0, ink, judge)
+    extended = _add_digits(spans, 0, ink, judge, least)
     promising = sorted(extended, key=lambda row: row.total)[-_MOST_OVERLAPS:]
     overlapping = [(row.before, row.end) for row in promising if row.before.digits]
     for overlap in _OVERLAPS:
-        extended += _add_digits(overlapping, overlap, ink, judge)
-    return [row for row in extended if row.digits[-1].log_odds > _INCREDIBLE_LOG_ODDS]
+        extended += _add_digits(overlapping, overlap, ink, judge, least)
+    return [row for row in extended if row.total > least and row.digits[-1].log_odds > _INCREDIBLE_LOG_ODDS]
 
 
-def _add_digits(spans, overlap, ink, judge):
+def _add_digits(spans, overlap, ink, judge, least):
     """For each span, a (_Row, _Cut), the _Row with one more digit, from its end to the cut.
 
-    A span in which that digit would be too low gives no row.  The digit begins before the end of the row, by `overlap`,
-    a share of the height of ink [h, w].
+    A span in which that digit would be too low gives no row, and none for which even a sure digit would not bring the
+    total above `least`.  The digit begins before the end of the row, by `overlap`, a share of the height of ink [h, w].
     """
     height = len(ink)
     piece_height = _count_rows(ink)  # without the margin
     digits = []
     for row, cut in spans:
         between = _between(ink, row.end._replace(x=row.end.x - overlap * height), cut)
-        if _count_rows(between) >= _LEAST_DIGIT_HEIGHT * piece_height:
-            digits.append((row, cut, between))
+        share_of_height = _count_rows(between) / piece_height
+        most = row.total - _PRICE_OF_DIGIT - _PRICE_OF_LOWNESS * (1 - share_of_height)  # if the digit is sure
+        if share_of_height >= _LEAST_DIGIT_HEIGHT and most > least:
+            digits.append((row, cut, between, most))
     if not digits:
         return []
-    pixels = [_to_mnist(between) for _, _, between in digits]
+    pixels = [_to_mnist(between) for _, _, between, _ in digits]
     judgement = judge(np.stack(pixels))
     longer = []
-    for i, (row, cut, between) in enumerate(digits):
-        price = _PRICE_OF_DIGIT + _PRICE_OF_LOWNESS * (1 - _count_rows(between) / piece_height)
-        total = row.total + _log_probability(judgement.log_odds[i]) - price
+    for i, (row, cut, between, most) in enumerate(digits):
         drawn_cut = _draw_cut(row.end, height) if row.digits else None
         digit = _Part(pixels[i], _box_of(between), cut=drawn_cut, **judgement.of(i))
-        longer.append(_Row(total, [*row.digits, digit], cut, row))
+        longer.append(_Row(most + _log_probability(digit.log_odds), [*row.digits, digit], cut, row))
     return longer
 
 

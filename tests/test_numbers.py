@@ -212,10 +212,11 @@ def test_a_lone_one_on_ruled_paper_is_no_letter(spacing, number, read):
     assert len(reading.found.lines) > 0
 
 
-def list_longer_rows(row, ends, log_odds=3):
+def list_longer_rows(row, ends, log_odds=3, least=-99):
     """(left side of the last digit, where its row ends) of each row that _extend makes of one row in a block of ink."""
     cuts = [mnist_app._Cut(end, 0) for end in ends]
-    longer = mnist_app._extend([row], cuts, np.ones([50, 150], np.float32), judge_alike(log_odds, confidence=1))
+    ink = np.ones([50, 150], np.float32)
+    longer = mnist_app._extend([row], cuts, ink, judge_alike(log_odds, confidence=1), least)
     return [(one.digits[-1].box[0], one.end.x) for one in longer]
 
 
@@ -233,10 +234,17 @@ def test_a_digit_may_share_ink_with_the_one_before():
 
 
 def test_rows_of_hardly_any_digits_are_not_extended():
-    hopeless = mnist_app._Row(-100.0, [], mnist_app._Cut(0, 0))  # one digit explains all the ink as badly
-    for digits, total, goes_on in ((1, -1.9, True), (1, -2.1, False), (3, -4.9, True), (3, -5.1, False)):
-        row = mnist_app._Row(total, digits * ["a digit"], mnist_app._Cut(50, 0))
-        assert mnist_app._choose_promising([row], hopeless) == ([row] if goes_on else [])
+    start = mnist_app._Cut(0, 0)
+    for total, count, least in ((-100, 1, -2), (-100, 3, -5), (-1, 3, -0.5)):
+        best = mnist_app._Row(total, [], start)
+        assert mnist_app._find_least_total(count, best) == least
+    row = mnist_app._Row(-1.0, [], start)
+    price = 0.5 + np.log1p(np.exp(-3))
+    assert list_longer_rows(row, [50], log_odds=3, least=-1.01 - price)
+    assert not list_longer_rows(row, [50], log_odds=3, least=-0.99 - price)
+    # The network is not asked where even a sure digit would not do.
+    assert list_longer_rows(row, [50], log_odds=99, least=-1.51)
+    assert not mnist_app._extend([row], [mnist_app._Cut(50, 0)], np.ones([50, 150]), judge=None, least=-1.49)
 
 
 def test_a_cut_is_shown_where_the_ink_is_cut():
