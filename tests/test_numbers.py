@@ -11,6 +11,7 @@ import make_whole_digits
 import numpy as np
 import pytest
 from conftest import ROOT, make_found, run
+from long_numbers import Kind, make_picture
 from make_pictures import BLACK, DIGITS, grain, sheet, stroke
 from PIL import Image, ImageDraw
 
@@ -231,6 +232,25 @@ def test_a_digit_may_share_ink_with_the_one_before():
     assert len(list_longer_rows(second, ends)) == len(ends) + 4 + 4, "the most probable ones only, for each share"
     assert list_longer_rows(second, ends, log_odds=-3.9), "a rare form of a digit"
     assert not list_longer_rows(second, ends, log_odds=-4.1)
+
+
+def test_a_digit_may_be_twice_as_wide_as_high():
+    first = mnist_app._Row(0.0, [], mnist_app._Cut(0, 0))
+    assert [end for _, end in list_longer_rows(first, [4, 6, 99, 101])] == [6, 99]
+
+
+def test_the_search_goes_on_with_six_rows_each_to_another_place():
+    rows = [mnist_app._Row(-total, [], mnist_app._Cut(place, 0)) for place in range(8) for total in (place, place + 9)]
+    chosen = mnist_app._choose_best(rows)
+    assert sorted(row.end.x for row in chosen) == [0, 1, 2, 3, 4, 5]
+    assert all(row.total == -row.end.x for row in chosen)
+
+
+def test_what_is_hardly_less_likely_one_digit_than_not_is_cut_where_two_are_likely(digits, read):
+    """In this made picture a 1 and a 7 stand so close that they may be one 7."""
+    ((images, labels), _) = digits
+    label, picture = make_picture(Kind("triple-0", 1), 144, images[-5000:], labels[-5000:])
+    assert label == "177" and read(picture).answer.number == label
 
 
 def test_rows_of_hardly_any_digits_are_not_extended():
@@ -759,6 +779,62 @@ def test_a_piece_is_joined_with_one_other_at_most():
     assert sorted(len(part.group) for part in joined) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    "bar, log_odds, then, moves",
+    [
+        ((34, 20, 60, 30), (-2, 2), 1, True),
+        ((34, 20, 60, 30), (2, -2), 1, True),
+        ((34, 20, 60, 30), (1, 1), 3, False),  # Each is a digit as it is,
+        ((34, 20, 60, 30), (-2, 2), -1, False),  # or they are none then, either,
+        ((46, 20, 60, 30), (-2, 2), 1, False),  # or the bar is far away,
+        ((34, 20, 60, 60), (-2, 2), 1, False),  # or it is no fragment.
+    ],
+)
+def test_a_fragment_goes_to_the_digit_that_needs_it(bar, log_odds, then, moves):
+    contrast, pieces, _ = make_bars((10, 20, 30, 80), bar, (64, 20, 84, 80))
+    groups = [0], [1, 2]
+    parts = [mnist_app._make_part(contrast, pieces, np.array(group)) for group in groups]
+    parts = [part._replace(log_odds=value) for part, value in zip(parts, log_odds, strict=True)]
+    moved = mnist_app._move_fragments(parts, contrast, pieces, judge_alike(then, 1.0))
+    assert [sorted(part.group) for part in moved] == ([[0, 1], [2]] if moves else [[0], [1, 2]])
+
+
+def test_the_last_piece_of_a_digit_is_not_moved():
+    contrast, pieces, parts = make_bars((10, 20, 30, 80), (34, 20, 60, 30))
+    assert mnist_app._move_fragments(parts, contrast, pieces, judge_alike(1.0, 1.0)) is parts
+
+
+def make_row_with_fragments():
+    """The contrast, the pieces and three unlikely _Parts in a row: (bar, fragment), (bar, fragment), (bar)."""
+    boxes = (0, 20, 14, 80), (16, 20, 30, 30), (32, 20, 46, 80), (48, 20, 62, 30), (64, 20, 78, 80)
+    contrast, pieces, _ = make_bars(*boxes)
+    parts = [mnist_app._make_part(contrast, pieces, np.array(group)) for group in ([0, 1], [2, 3], [4])]
+    return contrast, pieces, [part._replace(log_odds=-2) for part in parts]
+
+
+@pytest.mark.parametrize(
+    "log_odds, groups",
+    [((3, 1), [[0], [1, 2, 3], [4]]), ((1, 3), [[0, 1], [2], [3, 4]]), ((-1, -1), [[0, 1], [2, 3], [4]])],
+)
+def test_of_two_moves_of_one_digit_the_likelier_one_is_made(log_odds, groups):
+    contrast, pieces, parts = make_row_with_fragments()
+
+    def judge(pixels):
+        assert len(pixels) == len(log_odds)
+        return mnist_app.Judgement(np.array(log_odds, float), np.ones(2), np.zeros(2, bool))
+
+    moved = mnist_app._move_fragments(parts, contrast, pieces, judge)
+    assert [sorted(part.group) for part in moved] == groups
+
+
+@pytest.mark.parametrize("picture", [104, 113, 115])
+def test_the_bar_of_a_broken_five_is_no_part_of_the_next_digit(picture, digits, read):
+    """In these made pictures the bar of a 5 is nearer to the next digit than to the rest of the 5."""
+    ((images, labels), _) = digits
+    label, picture = make_picture(Kind("pair-0", 1), picture, images[-5000:], labels[-5000:])
+    assert read(picture).answer.number == label
+
+
 def test_on_a_page_of_many_digits_nothing_is_joined_or_cut(number, read, monkeypatch):
     monkeypatch.setattr(mnist_app, "_MOST_DIGITS_TO_CUT", 2)
     contrast, pieces, parts = make_bars(*BARS[:2])
@@ -768,6 +844,8 @@ def test_on_a_page_of_many_digits_nothing_is_joined_or_cut(number, read, monkeyp
     assert mnist_app._join_broken(parts, contrast, pieces, judge) is parts
     view = mnist_app._View(contrast, 0.5, np.zeros([0, 4]), lambda points: points)
     assert mnist_app._add_pale_strokes(parts, view, pieces, judge) is parts
+    contrast, pieces, parts = make_row_with_fragments()
+    assert mnist_app._move_fragments(parts, contrast, pieces, judge) is parts
     assert len(read(on_sheet(number("20", gap=-52))).found.cuts) == 1
     assert len(read(on_sheet(number("2060", gap=-52))).found.cuts) == 0
 
