@@ -772,20 +772,20 @@ _GRAIN = 3
 # Paper is smooth where half of the pixels differ from their neighbours by less than this share of the contrast that
 # makes a pixel ink.
 _LEAST_GRAIN = 0.05
-# A sheet with more digits than these is a page: they are small and close to each other.
-_DIGITS_OF_PAGE = 20
+# More digits than these are small and close to each other, so that smoothing joins them.
+_MOST_DIGITS_TO_SMOOTH = 20
 
 
 def _see_smoothed(grey, shows_one_digit):
     """The _View of the picture grey [h, w] without the grain of coarse paper.
 
-    Raises PictureError for a page of smooth paper.  Smoothing would only join its digits, and to cut them apart again
+    Raises PictureError for many digits on smooth paper.  Smoothing would only join them, and to cut them apart again
     takes time.
     """
     smoothed = _smooth(grey)
     view = _see_picture(smoothed, shows_one_digit)
     has_grain = np.median(np.abs(grey - smoothed)) > _LEAST_GRAIN * view.threshold
-    if not has_grain and _count_groups(view) > _DIGITS_OF_PAGE:
+    if not has_grain and _count_groups(view) > _MOST_DIGITS_TO_SMOOTH:
         raise PictureError(_NO_DIGIT)
     return view
 

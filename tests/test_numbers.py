@@ -603,8 +603,8 @@ def test_grain_as_strong_as_a_pencil_is_smoothed(number, read):
 
 
 @pytest.mark.parametrize("rows, noise, is_smoothed", [(4, 0, False), (4, 0.05, True), (3, 0, True)])
-def test_a_page_of_smooth_paper_is_not_smoothed(rows, noise, is_smoothed):
-    """Smoothing would join the digits of a page, and cutting them apart again takes most of the time."""
+def test_many_digits_on_smooth_paper_are_not_smoothed(rows, noise, is_smoothed):
+    """Smoothing would join them, and cutting them apart again takes most of the time."""
     grey = np.full([600, 600], 0.9, np.float32)
     for row, column in np.ndindex(rows, 6):
         grey[100 * row + 50 :, 90 * column + 40 :][:60, :8] = 0.1
