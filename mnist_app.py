@@ -825,11 +825,7 @@ def _read_view(view, shows_one_digit, judge):
     pieces = _find_pieces(view.contrast, view.threshold)
     parts, smudges = _set_smudges_apart(_find_parts(view, pieces, shows_one_digit, judge))
     if judge is not None:
-        parts = _doubt_frames(_judge_parts(parts, judge))
-        parts = _move_fragments(parts, view.contrast, pieces, judge)
-        parts = _join_broken(parts, view.contrast, pieces, judge)
-        parts = [part for part in parts if not part.is_loose or part.log_odds > _DOUBTFUL_LOG_ODDS]
-        parts = _add_pale_strokes(parts, view, pieces, judge)
+        parts = _judge_and_mend(parts, view, pieces, judge)
     if not parts:
         raise PictureError(_NO_DIGIT)
     parts = _drop_upright_lines(parts, view.contrast.shape)
@@ -858,6 +854,15 @@ def _read_view(view, shows_one_digit, judge):
         ink_on_paper / view.contrast.size,
         view.is_ink_light,
     )
+
+
+def _judge_and_mend(parts, view, pieces, judge):
+    """The _Parts with their Judgement, of which broken ones are mended and doubtful loose ones are left out."""
+    parts = _doubt_frames(_judge_parts(parts, judge))
+    parts = _move_fragments(parts, view.contrast, pieces, judge)
+    parts = _join_broken(parts, view.contrast, pieces, judge)
+    parts = [part for part in parts if not part.is_loose or part.log_odds > _DOUBTFUL_LOG_ODDS]
+    return _add_pale_strokes(parts, view, pieces, judge)
 
 
 def _find_parts(view, pieces, shows_one_digit, judge):
